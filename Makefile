@@ -1,0 +1,37 @@
+# Every target makes its own .venv; nothing else needs to be installed but Python 3.11+ and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+DEV := $(shell sed -n '/^dev = \[/,/^\]/s/^  "\([^"]*\)".*/"\1"/p' pyproject.toml)
+
+.PHONY: demo test check soak bench clean install
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed; try: make PYTHON=python3.11 $(MAKECMDGOALS)" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e . $(DEV)
+	@touch $(STAMP)
+
+demo: $(STAMP)  ## 100,000 devices on the embedded emulator: planned, killed, resumed, reported
+	@$(BIN)/python -m bench.demo
+
+check: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: check
+	$(BIN)/python -m pytest -q
+
+soak: $(STAMP)  ## the full figures: takes long
+	SOAK=1 $(BIN)/python -m pytest -q -m soak --timeout 7200
+
+bench: $(STAMP)
+	$(BIN)/python -m bench
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis build dist *.egg-info

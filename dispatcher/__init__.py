@@ -1,0 +1,1 @@
+"""The dispatcher: bulk CreateTask for AWS Snow Device Management, every device exactly once."""

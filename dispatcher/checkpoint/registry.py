@@ -1,0 +1,109 @@
+"""The state folder's registry: one small file a run, so that a lost checkpoint is noticed.
+
+The checkpoint is the truth, but a checkpoint can be deleted, moved, or restored from last week's backup,
+and then nothing in it would say that devices were already commanded. So the registry keeps, apart from it,
+the run's last checkpoint path, what its plan was cut from, when something was first sent, and a mark that
+every claim raises. Order: claim commit → mark durable → send. A record is replaced whole and fsynced.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from dispatcher.checkpoint.files import check_regular, explained, private_folder, write_private
+from dispatcher.errors import CheckpointCorrupt
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from dispatcher.model import Batch
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True):
+    """What the state folder remembers of a run."""
+
+    run: str
+    checkpoint: str
+    """Absolute path of the last checkpoint."""
+    plan_id: str
+    intent_digest: str
+    """Of the intent with system tags; never of limits."""
+    selection_digest: str
+    inventory_digest: str
+    token_version: int
+    endpoint_url: str | None
+    region: str
+    planned_at: float
+    first_sent_at: float | None = None
+    """Unix time of the first claim; a record without it binds nothing."""
+    claims: int = 0
+    """Claim transactions so far; a checkpoint that has seen fewer is older than this record."""
+    mark: int = 0
+    """The highest batch number ever claimed."""
+    is_recut: bool = False
+    """Whether a split, an edit or `--limit` cut batches anew: then the plan cannot be rebuilt."""
+
+
+class Registry:
+    """The records of a state folder."""
+
+    def __init__(self, state_dir: Path) -> None:
+        self._folder = state_dir / "registry"
+
+    def _path(self, run: str) -> Path:
+        return self._folder / f"{run}.json"
+
+    def get(self, run: str) -> Record | None:
+        """Return a run's record, or None; raises `CheckpointCorrupt` where it cannot be read."""
+        path = self._path(run)
+        with explained(path):
+            if not path.exists() and not path.is_symlink():
+                return None
+            check_regular(path)
+            data = path.read_bytes()
+        try:
+            return msgspec.json.decode(data, type=Record)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise CheckpointCorrupt(
+                f"{path} is damaged ({error})",
+                hint="it guards against sending twice; remove it only if you know what this run has sent",
+            ) from error
+
+    def put(self, record: Record) -> None:
+        """Make `record` durable."""
+        private_folder(self._folder)
+        write_private(self._path(record.run), msgspec.json.format(msgspec.json.encode(record)))
+
+    def all(self) -> Iterator[Record]:
+        """Yield every readable record, by run id."""
+        if not self._folder.is_dir():
+            return
+        for path in sorted(self._folder.glob("*.json")):
+            with contextlib.suppress(CheckpointCorrupt):
+                record = self.get(path.stem)
+                if record is not None:
+                    yield record
+
+
+class Marker:
+    """Raises a record's mark for every claim, before anything of the claim is sent."""
+
+    def __init__(self, registry: Registry, record: Record) -> None:
+        self._registry = registry
+        self.record = record
+
+    def claimed(self, batches: Sequence[Batch], *, now: float, recut: bool = False) -> None:
+        """Note a committed claim; raises `CheckpointIo` where it cannot be made durable."""
+        old = self.record
+        self.record = msgspec.structs.replace(
+            old,
+            first_sent_at=old.first_sent_at if old.first_sent_at is not None else now,
+            claims=old.claims + 1,
+            mark=max(old.mark, *(batch.number for batch in batches)),
+            is_recut=old.is_recut or recut or any(batch.parent is not None for batch in batches),
+        )
+        self._registry.put(self.record)

@@ -1,0 +1,363 @@
+"""The checkpoint in one SQLite file: WAL, `synchronous=FULL`, one writing connection.
+
+Why one statement a block: an `executemany` in a thread beside a busy event loop takes the interpreter's
+lock again for every row (measured: 1,400 to 4,800 rows a second instead of 261,000). A statement with a
+block's worth of `VALUES` takes it once. Over `json_each(?)` the same block costs 6.7 us a row instead of
+2.9, since every field is looked up in the text again (docs/adr/0006).
+
+Why one connection: SQLite before 3.51.3 can lose commits when two connections write or checkpoint at once
+(https://www.sqlite.org/wal.html#walresetbug). apsw brings a newer one, and this class never needs two.
+
+What it does not do: retry a failed commit. After an I/O error a second fsync may report a success that is
+none, so the error leaves as `CheckpointIo` and the run stops.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import itertools
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+
+from dispatcher.checkpoint import cutting
+from dispatcher.checkpoint.base import Cut
+from dispatcher.checkpoint.claims import ClaimBook, Span, runs_of
+from dispatcher.checkpoint.files import explained
+from dispatcher.checkpoint.reading import QUERIES, SqliteReader
+from dispatcher.errors import CheckpointError, CheckpointLeased
+from dispatcher.model import Batch, BatchState, Lane, Outcome, Resend
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+    from pathlib import Path
+
+    import apsw
+
+    from dispatcher.checkpoint.base import Plan
+
+_SIZES = (256, 64, 16, 4, 1)
+"""Rows a statement: few enough texts that all stay prepared, and below SQLite's 32,766 parameters."""
+_BLOCK = 1_024
+"""Batches held at once while planning."""
+
+
+class _Insert(NamedTuple):
+    """An INSERT for any of `_SIZES` rows."""
+
+    head: str
+    columns: int
+    tail: str = ""
+
+    @functools.cache  # noqa: B019  (two instances, both module constants)
+    def of(self, size: int) -> str:
+        row = f"({','.join('?' * self.columns)})"
+        return f"{self.head} VALUES {','.join([row] * size)} {self.tail}"
+
+
+_INSERT_BATCH = _Insert(QUERIES["insert_batches"], 7)
+_RECORD = _Insert(QUERIES["record"], 11, QUERIES["record_again"])
+_encode = msgspec.json.Encoder().encode
+
+
+class SqliteCheckpoint(SqliteReader):
+    """A `Checkpoint` in a file. Not thread-safe: one caller at a time, from any thread."""
+
+    def __init__(self, path: Path, connection: apsw.Connection) -> None:
+        super().__init__(path, connection)
+        self._claims = ClaimBook()
+        self._cursor = 0  # every batch up to here is settled or claimed
+
+    @contextlib.contextmanager
+    def _atomic(self, now: float | None = None) -> Iterator[None]:
+        """One durable transaction; with `now` it is fenced by the epoch and beats the heart."""
+        with explained(self.path):
+            self._db.execute("BEGIN IMMEDIATE")
+            try:
+                if now is not None:
+                    self._db.execute(QUERIES["fence"], {"now": now, "epoch": self._epoch})
+                    if self._db.changes() != 1:
+                        raise self._taken_over()
+                yield
+                self._db.execute("COMMIT")
+            except BaseException:
+                # A full disk may have rolled the transaction back already.
+                if self._db.in_transaction:
+                    self._db.execute("ROLLBACK")
+                raise
+
+    def _taken_over(self) -> CheckpointLeased:
+        return CheckpointLeased(
+            f"another runner took {self.path} over", hint="let it finish; `status` shows it"
+        )
+
+    def write_plan(self, plan: Plan, lanes: Sequence[Lane], batches: Iterable[Batch]) -> None:
+        # A rollback journal writes nothing for new pages, where a WAL would write every page twice.
+        self._value("PRAGMA journal_mode=DELETE")
+        with self._atomic():
+            stored = self._all("SELECT epoch, holder, heartbeat_at FROM run")
+            lease = stored[0] if stored else (self._epoch, None, 0.0)
+            if self._epoch not in (0, lease[0]):
+                raise self._taken_over()
+            for table in ("run", "lane", "batch", "claim", "outcome"):
+                self._db.execute(f"DELETE FROM {table}")
+            for lane in lanes:
+                self._db.execute("INSERT INTO lane VALUES (?, ?, ?)", (lane.index, lane.region, lane.account))
+            last = self._insert(batches)
+            self._db.execute(
+                "INSERT INTO run (id, plan, next_number, epoch, holder, heartbeat_at)"
+                " VALUES (1, ?, ?, ?, ?, ?)",
+                (_encode(plan).decode(), last + 1, *lease),  # an epoch that fell would let a zombie write
+            )
+        self._value("PRAGMA journal_mode=WAL")
+        self._cursor = 0
+        self._claims = ClaimBook()
+
+    def _insert(self, batches: Iterable[Batch]) -> int:
+        """Insert batches by the block; return the highest number, 0 where there were none."""
+        rows = map(_batch_row, batches)
+        last = 0
+        while block := list(itertools.islice(rows, _BLOCK)):
+            self._insert_block(_INSERT_BATCH, block)
+            last = block[-1][0]
+        return last
+
+    def _insert_block(self, insert: _Insert, rows: Sequence[tuple[Any, ...]]) -> int:
+        """Insert rows with as few statements as their number has bits; return the rows changed."""
+        changed = start = 0
+        for size in _SIZES:
+            while len(rows) - start >= size:
+                values = itertools.chain.from_iterable(rows[start : start + size])
+                self._db.execute(insert.of(size), tuple(values))
+                changed += self._db.changes()
+                start += size
+        return changed
+
+    def _next_number(self, count: int) -> int:
+        """Reserve `count` batch numbers; return the first."""
+        first = int(self._all("SELECT next_number FROM run")[0][0])
+        self._db.execute("UPDATE run SET next_number = next_number + ?", (count,))
+        return first
+
+    def acquire(self, holder: str, *, now: float) -> int:
+        self._value("PRAGMA journal_mode=WAL")  # planning that failed left it at DELETE
+        with self._atomic():
+            self._db.execute(QUERIES["recover_claims"], {"now": now})
+            self._db.execute("DELETE FROM claim")
+            self._db.execute("UPDATE run SET epoch = epoch + 1, holder = ?, heartbeat_at = ?", (holder, now))
+            if self._db.changes() != 1:
+                raise CheckpointError(f"{self.path} holds no plan yet")
+            self._epoch = int(self._all("SELECT epoch FROM run")[0][0])
+        self._cursor = 0
+        self._claims = ClaimBook()
+        return self._epoch
+
+    def release(self, *, now: float) -> None:
+        with self._atomic(now):
+            self._db.execute("UPDATE run SET holder = NULL")
+        self._value("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def check_lease(self, *, now: float) -> None:
+        with self._atomic(now):
+            pass
+
+    def claim(self, *, limit: int, max_devices: int | None, now: float) -> list[Batch]:
+        with self._atomic(now):
+            rows = self._unclaimed(limit)
+            batches, cut = cutting.within(rows, max_devices)
+            if cut is not None:
+                batches.append(self._recut_for_limit(*cut, now=now))
+            self._write_claims([batch.number for batch in batches], now)
+        if batches and cut is None:
+            self._cursor = batches[-1].number
+        return batches
+
+    def _unclaimed(self, limit: int) -> list[Batch]:
+        """Read the next planned batches that this epoch has not claimed."""
+        found: list[Batch] = []
+        after = self._cursor
+        while len(found) < limit:
+            rows = self._all(QUERIES["next_planned"], {"after": after, "limit": limit})
+            for number, lane, wave, targets, parent, fresh in rows:
+                if number not in self._claims and len(found) < limit:
+                    found.append(Batch(number, lane, wave, tuple(targets.split(" ")), parent, bool(fresh)))
+            if len(rows) < limit:
+                break
+            after = rows[-1][0]
+        return found
+
+    def _recut_for_limit(self, batch: Batch, room: int, *, now: float) -> Batch:
+        """Cut a planned batch so that its first `room` devices can go alone; return that part."""
+        self._record([cutting.split_outcome(batch, now)])
+        children = cutting.children_of(
+            batch, (batch.targets[:room], batch.targets[room:]), first=self._next_number(2), fresh=True
+        )
+        self._insert(children)
+        return children[0]
+
+    def _write_claims(self, numbers: Sequence[int], now: float) -> None:
+        if not numbers:
+            return
+        for first, last in runs_of(sorted(numbers)):
+            self._add_claim(Span(first, last, now))
+        self._db.execute(QUERIES["count_claim"], {"last": max(numbers)})
+
+    def _add_claim(self, span: Span) -> None:
+        self._db.execute(QUERIES["insert_claims"], (span.first, span.last, span.at, self._epoch))
+        self._claims.add(self._db.last_insert_rowid(), span)
+
+    def _drop_claims(self, keys: Iterable[int]) -> None:
+        for key in keys:
+            self._db.execute("DELETE FROM claim WHERE rowid = ?", (key,))
+
+    def _rewrite_claims(self, keys: Iterable[int], spans: Iterable[Span]) -> None:
+        self._drop_claims(keys)
+        for span in spans:
+            self._add_claim(span)
+
+    def give_back(self, numbers: Sequence[int], *, now: float) -> None:
+        if not numbers:
+            return
+        with self._atomic(now):
+            self._rewrite_claims(*self._claims.give_back(numbers))
+            self._cursor = min(self._cursor, min(numbers) - 1)
+
+    def record(self, outcomes: Sequence[Outcome], *, now: float) -> None:
+        with self._atomic(now):
+            self._record(outcomes)
+            self._drop_claims(self._claims.settle(outcome.batch for outcome in outcomes))
+
+    def _record(self, outcomes: Sequence[Outcome]) -> None:
+        rows = [_outcome_row(outcome, self._epoch) for outcome in outcomes]
+        if self._insert_block(_RECORD, rows) != len(rows):
+            raise CheckpointError(f"a settled batch of {self.path} was to be settled again; this is a bug")
+
+    def split(self, outcome: Outcome, parts: Sequence[tuple[str, ...]], *, now: float) -> list[Batch]:
+        with self._atomic(now):
+            self._record([outcome])
+            self._drop_claims(self._claims.settle([outcome.batch]))
+            lane, wave = self._all("SELECT lane, wave FROM batch WHERE number = ?", (outcome.batch,))[0]
+            parent = Batch(outcome.batch, lane, wave, ())
+            children = cutting.children_of(parent, parts, first=self._next_number(len(parts)), fresh=False)
+            self._insert(children)
+            self._write_claims([child.number for child in children], now)
+        return children
+
+    def undo_split(self, number: int, *, now: float) -> None:
+        with self._atomic(now):
+            family = self._descendants(number)
+            if self._state_of(number) != "split" or {*map(self._state_of, family)} - {None, "split"}:
+                raise CheckpointError(f"the split of batch {number} cannot be undone; this is a bug")
+            self._rewrite_claims(*self._claims.give_back([n for n in family if n in self._claims]))
+            self._rewrite_claims(*self._claims.uncover(number))
+            for child in family:
+                self._db.execute("DELETE FROM batch WHERE number = ?", (child,))
+            for split in (number, *family):
+                self._db.execute("DELETE FROM outcome WHERE batch = ?", (split,))
+            self._cursor = min(self._cursor, number - 1)
+
+    def _state_of(self, number: int) -> str | None:
+        rows = self._all("SELECT state FROM outcome WHERE batch = ?", (number,))
+        return rows[0][0] if rows else None
+
+    def _descendants(self, number: int) -> list[int]:
+        found: list[int] = []
+        front = [number]
+        while front:
+            parent = front.pop()
+            # Children are numbered after their parent, so the scan is of the file's newest rows only.
+            children = [
+                row[0]
+                for row in self._all(
+                    "SELECT number FROM batch WHERE number > ? AND parent = ?", (parent, parent)
+                )
+            ]
+            found += children
+            front += children
+        return found
+
+    def doubt_up_to(self, mark: int, first_sent_at: float, *, now: float) -> None:
+        with self._atomic(now):
+            self._db.execute(
+                QUERIES["doubt_up_to"], {"mark": mark, "first_sent_at": first_sent_at, "now": now}
+            )
+            self._db.execute("UPDATE run SET mark = max(mark, ?)", (mark,))
+
+    def edit(
+        self,
+        plan: Plan,
+        *,
+        work: Iterable[Cut | tuple[int, bool]],
+        added: Iterable[Batch],
+        now: float,
+    ) -> None:
+        with self._atomic(now):
+            for item in work:
+                if isinstance(item, Cut):
+                    self._apply_cut(item, now)
+                else:
+                    number, removed = item
+                    self._db.execute("UPDATE batch SET removed = ? WHERE number = ?", (int(removed), number))
+            first = self._next_number(0)
+            last = self._insert((Batch(first + i, b.lane, b.wave, b.targets) for i, b in enumerate(added)))
+            self._next_number(max(0, last - first + 1))
+            self._db.execute(
+                "UPDATE run SET plan = ?, finished_at = NULL, exit_code = NULL", (_encode(plan).decode(),)
+            )
+        self._cursor = 0
+
+    def _apply_cut(self, cut: Cut, now: float) -> None:
+        row = self._all("SELECT lane, wave, fresh, targets FROM batch WHERE number = ?", (cut.parent,))[0]
+        lane, wave, fresh, targets = row
+        state = BatchState.SENT if cut.parent in self._claims else self._state_of(cut.parent)
+        parent = Batch(cut.parent, lane, wave, tuple(targets.split(" ")), None, bool(fresh))
+        if state == BatchState.CANCELLED:
+            self._db.execute("DELETE FROM outcome WHERE batch = ?", (cut.parent,))
+        elif state is not None:
+            raise CheckpointError(f"batch {cut.parent} is {state} and cannot be cut; this is a bug")
+        first = self._next_number(0)
+        outcomes, children = cutting.apply(cut, parent, was_cancelled=state is not None, first=first, now=now)
+        self._next_number(len(children))
+        self._insert(children)
+        self._record(outcomes)
+
+    def amend(self, plan: Plan, *, now: float) -> None:
+        with self._atomic(now):
+            self._db.execute("UPDATE run SET plan = ?", (_encode(plan).decode(),))
+
+    def learn(self, *, account: str | None = None, rate: float | None = None, now: float) -> None:
+        with self._atomic(now):
+            self._db.execute(
+                "UPDATE run SET account = coalesce(account, ?), learned_rate = coalesce(?, learned_rate)",
+                (account, rate),
+            )
+
+    def finish(self, exit_code: int | None, *, now: float) -> None:
+        with self._atomic(now):
+            self._db.execute(
+                "UPDATE run SET exit_code = ?, finished_at ="
+                " CASE WHEN ? IS NULL THEN NULL ELSE coalesce(finished_at, ?) END",
+                (exit_code, exit_code, now),
+            )
+
+
+def _batch_row(batch: Batch) -> tuple[Any, ...]:
+    targets = batch.targets
+    return (
+        batch.number,
+        batch.lane,
+        batch.wave,
+        batch.parent,
+        int(batch.fresh),
+        len(targets),
+        " ".join(targets),
+    )
+
+
+def _outcome_row(outcome: Outcome, epoch: int) -> tuple[Any, ...]:
+    held = {Resend.ALLOWED: None, Resend.NEXT_PROCESS: epoch, Resend.NEVER: 0}[outcome.resend]
+    return (
+        outcome.batch, outcome.state, outcome.devices, outcome.attempts, outcome.first_sent_at,
+        outcome.settled_at, outcome.task_id, outcome.task_arn, outcome.code, outcome.message, held,
+    )  # fmt: skip

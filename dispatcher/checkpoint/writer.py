@@ -1,0 +1,221 @@
+"""The way from the event loop to the checkpoint: off the loop, and outcomes by the block.
+
+Workers hand in outcomes and go on; a block is written when 500 are waiting or the oldest waits 20 ms, in
+one statement and one commit. Counters, events and receipts advance in `on_durable`, after the commit.
+Order is kept: a claim, a split or a give-back never overtakes outcomes that were handed in before it.
+
+The first error is final. It is kept in `failure`, everything after it raises it again, and `on_failure`
+tells the engine at once, so that nothing more is sent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Protocol, TypeVar
+
+from dispatcher.errors import CheckpointError, DispatcherError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from dispatcher.checkpoint.base import Checkpoint
+    from dispatcher.clock import Clock
+    from dispatcher.model import Batch, Doubt, Outcome
+
+BLOCK_ROWS = 500
+BLOCK_AGE_S = 0.02
+"""A block is due at 500 rows or 20 ms, whichever comes first (DESIGN "The hot path")."""
+MAX_WAITING = 4_000
+"""Outcomes that may wait for a commit before workers wait too: what a stalled disk can cost in memory."""
+
+T = TypeVar("T")
+
+
+class Offload(Protocol):
+    """Runs a blocking call somewhere else, one at a time and in order."""
+
+    async def run(self, call: Callable[[], T]) -> T: ...
+
+    def close(self) -> None: ...
+
+
+class ThreadOffload:
+    """One thread of its own: the checkpoint's connection is never used by two at once."""
+
+    def __init__(self) -> None:
+        self._executor = ThreadPoolExecutor(max_workers=1, thread_name_prefix="checkpoint")
+
+    async def run(self, call: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._executor, call)
+
+    def close(self) -> None:
+        self._executor.shutdown(wait=True)
+
+
+class InlineOffload:
+    """On the loop itself: for virtual time, where a thread would not advance the clock."""
+
+    async def run(self, call: Callable[[], T]) -> T:
+        return call()
+
+    def close(self) -> None:
+        """Nothing to close."""
+
+
+class Writer:
+    """Group commit over a `Checkpoint`."""
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        *,
+        clock: Clock,
+        offload: Offload,
+        mark: Callable[[Sequence[Batch]], None] = lambda _batches: None,
+        on_durable: Callable[[Sequence[Outcome]], None] = lambda _outcomes: None,
+        on_failure: Callable[[DispatcherError], None] = lambda _error: None,
+    ) -> None:
+        """Write to `checkpoint`; `mark` tells the registry of a claim, after its commit and before a send."""
+        self._checkpoint = checkpoint
+        self._clock = clock
+        self._offload = offload
+        self._mark = mark
+        self._on_durable = on_durable
+        self._on_failure = on_failure
+        self._waiting: list[Outcome] = []
+        self._order = asyncio.Lock()
+        self._timer: asyncio.TimerHandle | None = None
+        self._flushing: asyncio.Task[None] | None = None
+        self.failure: DispatcherError | None = None
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether so many outcomes wait that workers should wait for `room`."""
+        return len(self._waiting) >= MAX_WAITING
+
+    async def room(self) -> None:
+        """Wait for the next commit."""
+        await self.flush()
+
+    def record(self, outcome: Outcome) -> None:
+        """Hand in an outcome; it is durable when `on_durable` gets it."""
+        waiting = self._waiting
+        waiting.append(outcome)
+        if len(waiting) >= BLOCK_ROWS:
+            self._start_flush()
+        elif self._timer is None and self._flushing is None:
+            self._timer = asyncio.get_running_loop().call_later(BLOCK_AGE_S, self._start_flush)
+
+    def _start_flush(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._flushing is None and self._waiting:
+            self._flushing = asyncio.create_task(self._flush_waiting(), name="checkpoint-flush")
+
+    async def _flush_waiting(self) -> None:
+        try:
+            while self._waiting:
+                await self._ordered(_nothing)
+        except DispatcherError:
+            pass  # kept in `failure`, told by on_failure, raised by the next call
+        finally:
+            self._flushing = None
+
+    async def flush(self) -> None:
+        """Wait until everything handed in so far is durable."""
+        await self._ordered(_nothing)
+
+    async def _ordered(self, action: Callable[[Checkpoint, float], T]) -> T:
+        """Write what waits, then run `action`, as one turn of the queue.
+
+        The turn is shielded: a cancelled caller must not leave a commit that nobody takes notice of.
+        """
+        return await asyncio.shield(asyncio.ensure_future(self._turn(action)))
+
+    async def _turn(self, action: Callable[[Checkpoint, float], T]) -> T:
+        async with self._order:
+            if self.failure is not None:
+                raise self.failure
+            block, self._waiting = self._waiting, []
+            durable: list[Outcome] = []
+            try:
+                return await self._offload.run(lambda: self._write(block, durable, action))
+            except DispatcherError as error:
+                self._fail(error)
+                raise
+            except Exception as error:
+                # A bug. Unless it is final too, its block would be lost and nobody would be told.
+                failure = CheckpointError(f"the checkpoint failed ({type(error).__name__}: {error})")
+                self._fail(failure)
+                raise failure from error
+            finally:
+                if durable:  # also where the block was committed and only the action failed
+                    self._on_durable(durable)
+
+    def _fail(self, error: DispatcherError) -> None:
+        self.failure = error
+        self._on_failure(error)
+
+    def _write(
+        self, block: Sequence[Outcome], durable: list[Outcome], action: Callable[[Checkpoint, float], T]
+    ) -> T:
+        now = self._clock.wall()
+        if block:
+            self._checkpoint.record(block, now=now)
+            durable += block
+        return action(self._checkpoint, now)
+
+    async def claim(self, *, limit: int, max_devices: int | None) -> list[Batch]:
+        """Claim the next batches: durable in the checkpoint, then in the registry, then returned."""
+        return await self._ordered(
+            lambda checkpoint, now: self._marked(
+                checkpoint.claim(limit=limit, max_devices=max_devices, now=now)
+            )
+        )
+
+    async def split(self, outcome: Outcome, parts: Sequence[tuple[str, ...]]) -> list[Batch]:
+        """Split a poisoned batch; its children are planned and claimed."""
+        return await self._ordered(
+            lambda checkpoint, now: self._marked(checkpoint.split(outcome, parts, now=now))
+        )
+
+    def _marked(self, batches: list[Batch]) -> list[Batch]:
+        if batches:
+            self._mark(batches)
+        return batches
+
+    async def give_back(self, numbers: Sequence[int]) -> None:
+        """Return batches that were not sent, or only answered *not created*, to planned."""
+        if numbers:
+            await self._ordered(lambda checkpoint, now: checkpoint.give_back(numbers, now=now))
+
+    async def undo_split(self, number: int) -> None:
+        """Return a split batch to planned."""
+        await self._ordered(lambda checkpoint, now: checkpoint.undo_split(number, now=now))
+
+    async def doubts(self, *, after: int, limit: int) -> list[Doubt]:
+        """Read batches in doubt that may be resent."""
+        return await self._ordered(lambda checkpoint, _now: checkpoint.doubts(after=after, limit=limit))
+
+    async def check_lease(self) -> None:
+        """Raise `CheckpointLeased` where another runner took over."""
+        await self._ordered(lambda checkpoint, now: checkpoint.check_lease(now=now))
+
+    async def learn(self, *, account: str | None = None, rate: float | None = None) -> None:
+        """Keep what was learnt of the service."""
+        await self._ordered(lambda checkpoint, now: checkpoint.learn(account=account, rate=rate, now=now))
+
+    async def close(self) -> None:
+        """Write what waits, as far as that can be done, and stop."""
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._flushing is not None:
+            await self._flushing
+        if self._waiting and self.failure is None:
+            await self.flush()
+
+
+def _nothing(_checkpoint: Checkpoint, _now: float) -> None:
+    """An empty turn: only what waits is written."""

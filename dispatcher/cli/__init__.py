@@ -1,0 +1,126 @@
+"""The command line: parse, build settings, call the library, print. Nothing else.
+
+stdout is results, stderr is progress, notes and errors. Every error is one line. With `--json` stdout is one
+JSON object, whatever happens.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Any
+
+import click
+
+from dispatcher.errors import DispatcherError
+from dispatcher.redact import inert, redacted
+
+_COMMANDS = {
+    "plan": ("dispatcher.cli.run", "plan"),
+    "run": ("dispatcher.cli.run", "run"),
+    "resume": ("dispatcher.cli.run", "resume"),
+    "status": ("dispatcher.cli.inspect", "status"),
+    "report": ("dispatcher.cli.inspect", "report"),
+    "runs": ("dispatcher.cli.inspect", "runs"),
+    "config": ("dispatcher.cli.inspect", "config"),
+    "emulator": ("dispatcher.cli.emulator", "emulator"),
+}
+_SUMMARIES = {
+    "plan": "Show what a run would do; no network, writes nothing.",
+    "run": "Start or resume what a manifest asks for.",
+    "resume": "Drain a stored plan; reads neither manifest nor inventory.",
+    "status": "Counts by state, also while a run is live.",
+    "report": "One receipt per device.",
+    "runs": "Known runs and their state.",
+    "config": "Effective settings and where each came from.",
+    "emulator": "A local service to rehearse against.",
+}
+EXIT_BUG = 70
+"""sysexits.h's EX_SOFTWARE: something we did not foresee."""
+
+
+class _Lazy(click.Group):
+    """A group that imports a verb's module when the verb is used: `--help` stays fast."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name not in _COMMANDS:
+            return None
+        import importlib
+
+        module, name = _COMMANDS[cmd_name]
+        command: click.Command = getattr(importlib.import_module(module), name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
+        with formatter.section("Commands"):
+            formatter.write_dl(list(_SUMMARIES.items()))
+
+
+@click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="snow-dispatcher", prog_name="dispatcher")
+def cli() -> None:
+    """Reboot or unlock a fleet of Snow devices: every device once, with a receipt.
+
+    \b
+    dispatcher plan fleet.yaml      see what would happen
+    dispatcher run fleet.yaml       do it; the same command resumes it
+    dispatcher report NAME          one receipt per device
+    """
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Run the command line and exit by the contract's codes."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        code = cli.main(args=arguments, prog_name="dispatcher", standalone_mode=False)
+        code = code if isinstance(code, int) else 0
+    except DispatcherError as error:
+        code = fail(error, as_json="--json" in arguments)
+    except click.exceptions.Exit as end:
+        code = end.exit_code
+    except click.Abort:
+        code = fail(_plain("interrupted", 130), as_json="--json" in arguments)
+    except click.ClickException as error:
+        code = fail(_plain(error.format_message(), 2), as_json="--json" in arguments)
+    except BrokenPipeError:
+        # Whoever read us has gone; what is on disk is complete. Keep the interpreter from complaining.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    except Exception as error:
+        import logging
+
+        logging.getLogger("dispatcher").debug("a bug", exc_info=True)
+        code = fail(
+            _plain(f"a bug in the dispatcher: {type(error).__name__}: {error}; run again with -vv", EXIT_BUG),
+            as_json="--json" in arguments,
+        )
+    sys.exit(code)
+
+
+def _plain(message: str, exit_code: int) -> DispatcherError:
+    error = DispatcherError(message)
+    error.exit_code = exit_code
+    return error
+
+
+def fail(error: DispatcherError, *, as_json: bool) -> int:
+    """Print an error as one line, and as the JSON object where that was asked for; return its code."""
+    from dispatcher.model import Summary
+
+    line = redacted(inert(error.one_line())) or ""
+    if as_json:
+        summary: Any = error.summary or Summary(run=getattr(error, "run", "") or "")
+        summary.exit, summary.error = error.exit_code, line
+        print_json(summary.as_json())
+    click.echo(f"error: {line}", err=True)
+    return error.exit_code
+
+
+def print_json(value: object) -> None:
+    """Print one JSON object on one line."""
+    import msgspec
+
+    click.echo(msgspec.json.encode(value).decode())

@@ -1,0 +1,212 @@
+"""The state of a lane: may it send, how much at once, and when must it stop? Pure.
+
+A lane is one account and region. What befalls it befalls every batch, so it is judged here and not per
+batch: an outage must not taint a fleet with doubt one timed-out batch at a time, and a wrong region must
+not be reported as forty thousand bad devices.
+
+    OPEN      everything flows
+    SLOWED    several faults in a row: at most 8 calls fly, so that an outage finds few batches in the air
+    PROBING   an outage: no new batch; single probes that burn no attempts
+    PAUSED    the service's quota is used up: single probes, further apart
+    DENIED    credentials, signature or permission refused: renew them once, then probe once
+    TRIAL     nothing was accepted yet and everything is poison: find out whether it is the request
+    STOPPED   for good, in this process; the reason is `reason`
+
+All of it but the learned rate lives and dies with the process.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass, field
+
+from dispatcher.model import Answer, Kind, Pace
+
+UNPROVEN_WINDOW = 8
+"""Calls in flight before a lane's first acceptance (DESIGN "Systemic")."""
+SLOWED_AFTER = 5
+"""Faults in a row that slow a lane."""
+PROBE_AFTER = 20
+"""Faults in a row that make an outage (DESIGN "Outage")."""
+ODD_LIMIT = 5
+"""Answers in a row that no service of this kind gives: redirects, a proxy's 403 (DESIGN's facts table)."""
+HELD_LIMIT = 5
+"""Poisoned batches before any acceptance that make one of them a trial."""
+_PROBE_FIRST_S = {"probing": 0.5, "paused": 2.0, "denied": 0.0}
+_PROBE_CAP_S = {"probing": 10.0, "paused": 60.0, "denied": 0.0}
+
+
+class LaneState(enum.Enum):
+    OPEN = "open"
+    SLOWED = "slowed"
+    PROBING = "probing"
+    PAUSED = "paused"
+    DENIED = "denied"
+    TRIAL = "trial"
+    STOPPED = "stopped"
+
+
+FLOWING = frozenset({LaneState.OPEN, LaneState.SLOWED})
+
+LANE_TRANSITIONS: dict[LaneState, frozenset[LaneState]] = {
+    LaneState.OPEN: frozenset(
+        {
+            LaneState.SLOWED,
+            LaneState.PROBING,
+            LaneState.PAUSED,
+            LaneState.DENIED,
+            LaneState.TRIAL,
+            LaneState.STOPPED,
+        }
+    ),
+    LaneState.SLOWED: frozenset(
+        {
+            LaneState.OPEN,
+            LaneState.PROBING,
+            LaneState.PAUSED,
+            LaneState.DENIED,
+            LaneState.TRIAL,
+            LaneState.STOPPED,
+        }
+    ),
+    LaneState.PROBING: frozenset({LaneState.OPEN, LaneState.PAUSED, LaneState.DENIED, LaneState.STOPPED}),
+    LaneState.PAUSED: frozenset({LaneState.OPEN, LaneState.PROBING, LaneState.DENIED, LaneState.STOPPED}),
+    LaneState.DENIED: frozenset({LaneState.OPEN, LaneState.PROBING, LaneState.PAUSED, LaneState.STOPPED}),
+    LaneState.TRIAL: frozenset({LaneState.OPEN, LaneState.STOPPED}),
+    LaneState.STOPPED: frozenset(),
+}
+"""Every legal move; an absent one raises."""
+
+
+@dataclass(slots=True)
+class LanePolicy:
+    """One lane's state; `observe` is told every answer, and the rest are questions."""
+
+    patience_s: float
+    """Seconds without an answer that is not throttle, quota or fault, after which the lane stops."""
+    max_in_flight: int
+    now_s: float
+    """Monotonic instant of creation."""
+    proven: bool = False
+    """Whether this run ever had a task accepted here; until then poison is held back."""
+    state: LaneState = LaneState.OPEN
+    reason: str | None = None
+    last_good_s: float = field(init=False)
+    faults: int = 0
+    probes: int = 0
+    next_probe_s: float = 0.0
+    _odd: int = 0
+    _renewed: bool = False
+
+    def __post_init__(self) -> None:
+        self.last_good_s = self.now_s
+
+    @property
+    def is_flowing(self) -> bool:
+        return self.state in FLOWING
+
+    @property
+    def window(self) -> int:
+        """Calls that may fly at once."""
+        if not self.proven or self.state is LaneState.SLOWED:
+            return min(UNPROVEN_WINDOW, self.max_in_flight)
+        return self.max_in_flight
+
+    def observe(self, answer: Answer, now_s: float) -> None:
+        """Take in one answer of this lane."""
+        if self.state is LaneState.STOPPED:
+            return
+        self._odd = self._odd + 1 if answer.kind is Kind.ODD else 0
+        if answer.pace is Pace.OK:
+            self._good(answer, now_s)
+        elif answer.kind is Kind.DENIED:
+            self._denied(answer, now_s)
+        elif answer.pace is Pace.FAULT:
+            self._fault(answer, now_s)
+        elif self.state is LaneState.TRIAL:
+            pass  # a trial waits a throttle or a quota out, as long as there is patience
+        elif answer.pace is Pace.QUOTA:
+            self._enter(LaneState.PAUSED, now_s)
+        else:
+            self.faults = 0
+            self._enter(LaneState.OPEN, now_s)  # it throttles, so it lives
+        self.check_patience(answer, now_s)
+
+    def _good(self, answer: Answer, now_s: float) -> None:
+        self.last_good_s = now_s
+        self.faults = 0
+        self._renewed = False
+        if answer.kind is Kind.ACCEPTED:
+            self.proven = True
+        if self.state is not LaneState.TRIAL:
+            self._enter(LaneState.OPEN, now_s)
+
+    def _fault(self, answer: Answer, now_s: float) -> None:
+        self.faults += 1
+        if self._odd >= ODD_LIMIT:
+            self.stop(f"the service gives answers that are not its own ({_said(answer)})")
+        elif self.state is LaneState.TRIAL:
+            pass
+        elif self.faults >= PROBE_AFTER or not self.is_flowing:
+            self._enter(LaneState.PROBING, now_s)
+        elif self.faults >= SLOWED_AFTER:
+            self._enter(LaneState.SLOWED, now_s)
+
+    def _denied(self, answer: Answer, now_s: float) -> None:
+        self.faults += 1
+        if self._renewed or self.state is LaneState.TRIAL:
+            self.stop(f"the service refuses our credentials or permissions ({_said(answer)})")
+        elif self.state is not LaneState.DENIED:
+            self._enter(LaneState.DENIED, now_s)
+
+    def renewed(self) -> None:
+        """Note that credentials and clock were renewed: the next refusal is final."""
+        self._renewed = True
+
+    def check_patience(self, answer: Answer | None, now_s: float) -> None:
+        """Stop the lane when nothing good came for `patience_s`."""
+        if self.state is not LaneState.STOPPED and now_s - self.last_good_s >= self.patience_s:
+            last = f" ({_said(answer)})" if answer is not None else ""
+            self.stop(f"nothing was accepted for {self.patience_s:g} s, the patience_s of this run{last}")
+
+    def begin_trial(self) -> None:
+        """Nothing was accepted and enough is poison: one batch will tell why."""
+        self._move(LaneState.TRIAL)
+
+    def end_trial(self, *, accepted: bool, now_s: float, because: str) -> None:
+        """Open the lane, or stop it: no device of the tried batch was accepted."""
+        if self.state is not LaneState.TRIAL:
+            return
+        if accepted:
+            self._enter(LaneState.OPEN, now_s)
+        else:
+            self.stop(because)
+
+    def stop(self, reason: str) -> None:
+        """Stop the lane for good."""
+        if self.state is not LaneState.STOPPED:
+            self._move(LaneState.STOPPED)
+            self.reason = reason
+
+    def probe_in_s(self, now_s: float) -> float:
+        """Return the seconds until the next probe, never beyond the lane's patience."""
+        return max(0.0, min(self.next_probe_s, self.last_good_s + self.patience_s) - now_s)
+
+    def _enter(self, state: LaneState, now_s: float) -> None:
+        if state in FLOWING:
+            self.probes = 0
+        else:
+            first, cap = _PROBE_FIRST_S[state.value], _PROBE_CAP_S[state.value]
+            self.next_probe_s = now_s + min(cap, first * 2.0 ** min(self.probes, 20))
+            self.probes += 1
+        if state is not self.state:
+            self._move(state)
+
+    def _move(self, state: LaneState) -> None:
+        if state not in LANE_TRANSITIONS[self.state]:
+            raise ValueError(f"a lane cannot go from {self.state.value} to {state.value}")
+        self.state = state
+
+
+def _said(answer: Answer) -> str:
+    return ": ".join(part for part in (answer.code, answer.message) if part) or answer.kind.value

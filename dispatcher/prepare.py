@@ -1,0 +1,500 @@
+"""Before anything is sent: find, plan, edit, rebuild or refuse a run's checkpoint.
+
+    checkpoint      registry says            what happens
+    none            nothing was sent         plan anew
+    a plan          the same plan            resume; an edited inventory is diffed by device
+    a plan          the same, nothing sent   plan anew where manifest or settings changed: it binds nothing
+    none, or older  something was sent       rebuild, if the plan is sure to come out the same and the
+                                             client tokens still hold: all up to the mark is in doubt
+                                             otherwise refuse, naming the last checkpoint
+
+Whatever is refused is refused before the lease is taken over or a byte is changed.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from dispatcher.checkpoint.base import Plan, Stored
+from dispatcher.checkpoint.lease import Holder, Locks, check_holder, lock_paths, this_holder
+from dispatcher.checkpoint.registry import Marker, Record, Registry
+from dispatcher.checkpoint.sqlite import SqliteCheckpoint
+from dispatcher.diff import Diff, diff
+from dispatcher.errors import CheckpointError, PlanMismatch, UsageError
+from dispatcher.inventory import open_inventory
+from dispatcher.manifest import Manifest, digest_of
+from dispatcher.model import Counts, Lane
+from dispatcher.plan import Fold, cut
+from dispatcher.settings import limits_of
+from dispatcher.spool import SortedSpool
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from dispatcher.inventory import InventoryReader, InventoryReport
+    from dispatcher.settings import Resolved
+
+MAX_SILENT_REMOVAL = 0.1
+"""Share of the plan that `--yes` may cancel; more needs `--accept-removals N` (DESIGN "Resume, edits")."""
+
+
+@dataclass(slots=True)
+class Intent:
+    """What the operator asks for now, with its digests."""
+
+    run: str
+    manifest: Manifest
+    region: str
+    endpoint_url: str | None
+    intent_digest: str
+    selection_digest: str
+
+    @classmethod
+    def of(cls, manifest: Manifest, settings: Resolved, region: str) -> Intent:
+        run = manifest.run_id(settings.run_key)
+        intent = manifest.intent(settings.run_key) | {"region": region}
+        selection = manifest.selection() | {"skip_bad_rows": settings.skip_bad_rows}
+        return cls(run, manifest, region, settings.endpoint_url, digest_of(intent), digest_of(selection))
+
+
+@dataclass(slots=True)
+class Prepared:
+    """A run that may be sent: leased, planned, with its registry record."""
+
+    checkpoint: SqliteCheckpoint
+    plan: Plan
+    marker: Marker
+    locks: Locks
+    counts: Counts
+    is_resumed: bool = False
+    notes: list[str] = field(default_factory=list)
+    """Sentences for the operator: planned anew, edited, rebuilt, taken over."""
+    diff: dict[str, int] | None = None
+
+    def close(self) -> None:
+        """Give files and locks back; the lease row is the caller's to release."""
+        self.checkpoint.close()
+        self.locks.release()
+
+
+class Preparation:
+    """Prepares one run; every step is synchronous and belongs off the event loop."""
+
+    def __init__(
+        self,
+        settings: Resolved,
+        *,
+        confirm: Callable[[str, Diff], None] | None = None,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        """`confirm` is asked before an edit is applied, and raises where it is declined."""
+        self._settings = settings
+        self._registry = Registry(settings.state_dir)
+        self._confirm = confirm
+        self._now = now
+        self._notes: list[str] = []
+        self._diff: dict[str, int] | None = None
+
+    # run MANIFEST
+
+    def of_manifest(self, intent: Intent) -> Prepared:
+        """Prepare what a manifest asks for."""
+        path = self._settings.checkpoint_of(intent.run)
+        locks = self._lock(path, intent.run)
+        checkpoint: SqliteCheckpoint | None = None
+        try:
+            record = self._registry.get(intent.run)
+            is_there = path.exists() and path.stat().st_size > 0
+            checkpoint = SqliteCheckpoint.open(path, create=True)
+            with open_inventory(
+                intent.manifest.inventory,
+                base_dir=intent.manifest.base_dir,
+                skip_bad_rows=self._settings.skip_bad_rows,
+            ) as inventory:
+                resumed = self._settle_plan(intent, checkpoint, record, inventory, is_there=is_there)
+            return self._lease(checkpoint, locks, is_resumed=resumed, limits=limits_of(intent.manifest))
+        except BaseException:
+            if checkpoint is not None:
+                checkpoint.close()
+            locks.release()
+            raise
+
+    def _settle_plan(
+        self,
+        intent: Intent,
+        checkpoint: SqliteCheckpoint,
+        record: Record | None,
+        inventory: InventoryReader,
+        *,
+        is_there: bool,
+    ) -> bool:
+        """Bring the checkpoint in line with the manifest; return whether an earlier plan goes on."""
+        plan = checkpoint.plan() if is_there else None
+        if plan is not None and plan.run != intent.run:
+            raise PlanMismatch(
+                f"{checkpoint.path} belongs to run {plan.run}, not to {intent.run}",
+                hint="give this run its own --checkpoint",
+            )
+        digest = inventory.digest()
+        sent = record is not None and record.first_sent_at is not None
+        stale = plan is not None and record is not None and sent and _is_older(checkpoint, plan, record)
+        if plan is None or stale:
+            if record is not None and sent:
+                self._rebuild(intent, checkpoint, record, inventory, digest, has_plan=plan is not None)
+            else:
+                self._plan_anew(intent, checkpoint, inventory, digest)
+            return plan is not None or sent
+        if not _binds(checkpoint):
+            if self._differs(intent, plan, digest):
+                self._plan_anew(intent, checkpoint, inventory, digest)
+                self._notes.append("nothing of the stored plan was sent yet: planned anew")
+                return False
+            return True
+        self._check_same(intent, plan)
+        self._check_holder(checkpoint)
+        if (digest, intent.selection_digest) != (plan.inventory_digest, plan.selection_digest):
+            self._edit(intent, checkpoint, plan, inventory, digest)
+        return True
+
+    def _differs(self, intent: Intent, plan: Plan, inventory_digest: str) -> bool:
+        return (
+            intent.intent_digest,
+            intent.selection_digest,
+            inventory_digest,
+            intent.endpoint_url,
+        ) != (plan.intent_digest, plan.selection_digest, plan.inventory_digest, plan.endpoint_url)
+
+    def _check_same(self, intent: Intent, stored: Plan | Record) -> None:
+        """Raise `PlanMismatch` unless endpoint, region and intent are those of what was sent."""
+        for what, now, then in (
+            ("endpoint", intent.endpoint_url or "AWS", stored.endpoint_url or "AWS"),
+            ("region", intent.region, stored.region),
+        ):
+            if now != then:
+                raise PlanMismatch(
+                    f"run {intent.run} was sent to {what} {then}, not to {now}",
+                    hint="give this one its own --run-key: what was sent there says nothing of here",
+                )
+        if intent.intent_digest != stored.intent_digest:
+            raise PlanMismatch(
+                f"run {intent.run} was sent with another command, description, tags, account or system_tags",
+                hint="restore them to resume it, or give --run-key to begin a new run",
+            )
+
+    def _plan_anew(
+        self, intent: Intent, checkpoint: SqliteCheckpoint, inventory: InventoryReader, digest: str
+    ) -> None:
+        self._check_holder(checkpoint)
+        old = self._registry.get(intent.run)
+        if old is not None and old.first_sent_at is not None:
+            # The old plan binds nothing; say so first, or a kill in between would leave two truths.
+            self._registry.put(msgspec.structs.replace(old, first_sent_at=None, claims=0, mark=0))
+        fold, report = self._write(intent, checkpoint, inventory, digest)
+        if fold.duplicates:
+            self._notes.append(f"{fold.duplicates} duplicate rows folded")
+        if report.bad_rows:
+            self._notes.append(f"{report.bad_rows} bad rows skipped")
+
+    def _write(
+        self,
+        intent: Intent,
+        checkpoint: SqliteCheckpoint,
+        inventory: InventoryReader,
+        digest: str,
+        *,
+        rebuilt: bool = False,
+    ) -> tuple[Fold, InventoryReport]:
+        """Read the inventory, sort it, and write plan and batches in one transaction."""
+        fold = Fold()
+        with SortedSpool(checkpoint.path.parent) as spool:
+            report = inventory.read_into(spool)
+            plan = self._plan(intent, digest, rebuilt=rebuilt, bad_rows=report.bad_rows)
+            lane = Lane(index=0, region=intent.region, account=intent.manifest.account)
+            checkpoint.write_plan(plan, [lane], cut(fold.distinct(spool.sorted_blocks())))
+        return fold, report
+
+    def _plan(self, intent: Intent, digest: str, *, rebuilt: bool, bad_rows: int) -> Plan:
+        manifest = intent.manifest
+        return Plan(
+            plan_id=uuid.uuid4().hex,
+            run=intent.run,
+            command=str(manifest.command),
+            description=manifest.description,
+            tags=dict(manifest.tags),
+            region=intent.region,
+            account=manifest.account,
+            endpoint_url=intent.endpoint_url,
+            system_tags=manifest.system_tags is not False,
+            intent_digest=intent.intent_digest,
+            selection_digest=intent.selection_digest,
+            inventory_digest=digest,
+            planned_at=self._now(),
+            rebuilt=rebuilt,
+            bad_rows=bad_rows,
+            limits=limits_of(manifest),
+        )
+
+    def _rebuild(
+        self,
+        intent: Intent,
+        checkpoint: SqliteCheckpoint,
+        record: Record,
+        inventory: InventoryReader,
+        digest: str,
+        *,
+        has_plan: bool,
+    ) -> None:
+        """Replace a lost checkpoint, or bring an old one up to the registry's mark; or refuse."""
+        last = Path(record.checkpoint)
+        if last != checkpoint.path and last.exists():
+            raise CheckpointError(
+                f"run {intent.run} has its checkpoint at {last}",
+                hint=f"give --checkpoint {last}, or another --run-key for a new run",
+            )
+        self._check_same(intent, record)
+        assert record.first_sent_at is not None
+        why = None
+        if digest != record.inventory_digest or intent.selection_digest != record.selection_digest:
+            why = "the inventory is not the one that was planned"
+        elif record.is_recut:
+            why = "batches were cut anew after planning"
+        elif not 0 <= self._now() - record.first_sent_at < self._settings.token_window_s:
+            why = f"the first call is older than token_window_s ({self._settings.token_window_s:g} s)"
+        if why is not None:
+            state = "is older than what the registry remembers" if has_plan else "is gone"
+            raise CheckpointError(
+                f"the checkpoint of run {intent.run} {state} and cannot be rebuilt: {why}",
+                hint=f"was {last} moved? Put it back; `dispatcher reconcile` (to come) will ask the service",
+            )
+        self._check_holder(checkpoint)
+        if not has_plan:
+            self._write(intent, checkpoint, inventory, digest, rebuilt=True)
+        checkpoint.acquire(_encoded(this_holder()), now=self._now())
+        checkpoint.doubt_up_to(record.mark, record.first_sent_at, now=self._now())
+        self._notes.append(
+            f"the checkpoint was {'older than the registry' if has_plan else 'lost'}: rebuilt, and every"
+            f" unsettled batch up to {record.mark} counts as in doubt"
+        )
+
+    def _edit(
+        self,
+        intent: Intent,
+        checkpoint: SqliteCheckpoint,
+        plan: Plan,
+        inventory: InventoryReader,
+        digest: str,
+    ) -> None:
+        """Diff by device, ask, and apply."""
+        fold = Fold()
+        folder = checkpoint.path.parent
+        with SortedSpool(folder) as spool:
+            report = inventory.read_into(spool)
+            found = diff(fold.distinct(spool.sorted_blocks()), checkpoint.rows(), folder=folder)
+        try:
+            self._diff = found.as_json()
+            check_removals(found, self._settings)
+            changes = sum(count for what, count in self._diff.items() if what != "kept")
+            if changes and self._confirm is not None:
+                self._confirm(intent.run, found)
+            edited = msgspec.structs.replace(
+                plan,
+                inventory_digest=digest,
+                selection_digest=intent.selection_digest,
+                bad_rows=report.bad_rows,
+            )
+            checkpoint.acquire(_encoded(this_holder()), now=self._now())
+            self._remember(checkpoint, edited, is_recut=True)  # before: a crash must not find it unsaid
+            checkpoint.edit(edited, work=found.work(), added=cut(found.new_blocks()), now=self._now())
+        finally:
+            found.close()
+        self._notes.append(f"the manifest was edited: {edit_words(found)}")
+
+    # resume RUN|CHECKPOINT
+
+    def of_checkpoint(self, path: Path) -> Prepared:
+        """Prepare to drain a stored plan; reads neither manifest nor inventory."""
+        reader = SqliteCheckpoint.open(path, read_only=True)
+        try:
+            plan = stored_plan(reader)
+        finally:
+            reader.close()
+        locks = self._lock(path, plan.run)
+        checkpoint: SqliteCheckpoint | None = None
+        try:
+            checkpoint = SqliteCheckpoint.open(path)
+            plan = stored_plan(checkpoint)
+            self._check_resumable(plan, checkpoint)
+            self._check_holder(checkpoint)
+            return self._lease(checkpoint, locks, is_resumed=True)
+        except BaseException:
+            if checkpoint is not None:
+                checkpoint.close()
+            locks.release()
+            raise
+
+    def _check_resumable(self, plan: Plan, checkpoint: SqliteCheckpoint) -> None:
+        asked = self._settings
+        for what, now, then in (
+            ("endpoint_url", asked.endpoint_url, plan.endpoint_url),
+            ("region", asked.region, plan.region),
+        ):
+            if now not in (None, then) and asked.origins[what] == "flag":
+                raise PlanMismatch(
+                    f"run {plan.run} was planned for {what} {then or 'of AWS'}, not {now}",
+                    hint="resume it without that flag, or run the manifest with another --run-key",
+                )
+        record = self._registry.get(plan.run)
+        if record is None or record.first_sent_at is None or not _is_older(checkpoint, plan, record):
+            return
+        last = Path(record.checkpoint)
+        raise CheckpointError(
+            f"{checkpoint.path} is older than what the registry remembers of run {plan.run}",
+            hint=f"use {last}" if last != checkpoint.path else "run its manifest again: it may be rebuilt",
+        )
+
+    # both
+
+    def _lock(self, path: Path, run: str) -> Locks:
+        locks = Locks(lock_paths(path, self._settings.state_dir, run))
+        locks.take(allow_network=self._settings.allow_network_fs)
+        return locks
+
+    def _check_holder(self, checkpoint: SqliteCheckpoint) -> None:
+        standing = checkpoint.standing()
+        note = check_holder(
+            standing,
+            this_holder(),
+            take_over=self._settings.take_over,
+            in_doubt=checkpoint.counts().in_doubt if standing.holder else 0,
+        )
+        if note:
+            self._notes.append(note)
+
+    def _lease(
+        self,
+        checkpoint: SqliteCheckpoint,
+        locks: Locks,
+        *,
+        is_resumed: bool,
+        limits: dict[str, float] | None = None,
+    ) -> Prepared:
+        checkpoint.acquire(_encoded(this_holder()), now=self._now())
+        plan = stored_plan(checkpoint)
+        if limits is not None and limits != plan.limits:
+            plan = msgspec.structs.replace(plan, limits=limits)
+            checkpoint.amend(plan, now=self._now())
+        record = self._remember(checkpoint, plan)
+        return Prepared(
+            checkpoint=checkpoint,
+            plan=plan,
+            marker=Marker(self._registry, record),
+            locks=locks,
+            counts=checkpoint.counts(),
+            is_resumed=is_resumed,
+            notes=self._notes,
+            diff=self._diff,
+        )
+
+    def _remember(self, checkpoint: SqliteCheckpoint, plan: Plan, *, is_recut: bool = False) -> Record:
+        """Write the registry's record of this plan, keeping what it knows of what was sent."""
+        old = self._registry.get(plan.run)
+        standing = checkpoint.standing()
+        was_sent = old is not None and (old.plan_id == plan.plan_id or plan.rebuilt)
+        record = Record(
+            run=plan.run,
+            checkpoint=str(checkpoint.path),
+            plan_id=plan.plan_id,
+            intent_digest=plan.intent_digest,
+            selection_digest=plan.selection_digest,
+            inventory_digest=plan.inventory_digest,
+            token_version=plan.token_version,
+            endpoint_url=plan.endpoint_url,
+            region=plan.region,
+            planned_at=plan.planned_at,
+            first_sent_at=old.first_sent_at if old and was_sent else None,
+            claims=standing.claims,
+            mark=standing.mark,
+            is_recut=is_recut or bool(old and was_sent and old.is_recut),
+        )
+        if record.first_sent_at is None and standing.claims:
+            record = msgspec.structs.replace(record, first_sent_at=plan.planned_at)
+        if record != old:
+            self._registry.put(record)
+        return record
+
+
+def stored_plan(checkpoint: Stored) -> Plan:
+    """Return the committed plan; raise `CheckpointError` where planning never finished."""
+    plan = checkpoint.plan()
+    if plan is None:
+        raise CheckpointError(
+            "the checkpoint holds no committed plan", hint="run the manifest: planning was interrupted"
+        )
+    return plan
+
+
+def _binds(checkpoint: SqliteCheckpoint) -> bool:
+    """Whether anything was accepted or may have been: until then a plan binds nothing."""
+    counts = checkpoint.counts()
+    return bool(counts.accepted or counts.in_doubt)
+
+
+def _is_older(checkpoint: SqliteCheckpoint, plan: Plan, record: Record) -> bool:
+    """Whether the registry remembers claims that this file has never seen."""
+    return record.plan_id != plan.plan_id or record.claims > checkpoint.standing().claims
+
+
+def check_removals(found: Diff, settings: Resolved) -> None:
+    """Raise `UsageError` where an edit would cancel more than was agreed to."""
+    allowed = max(settings.accept_removals, int(MAX_SILENT_REMOVAL * found.planned_before))
+    if found.removals > allowed:
+        share = 100 * found.removals / max(1, found.planned_before)
+        raise UsageError(
+            f"the manifest no longer names {found.removals} devices that were still to be sent"
+            f" ({share:.0f} % of the plan)",
+            hint=f"if that is meant, add --accept-removals {found.removals}; else restore the inventory",
+        )
+
+
+def edit_words(found: Diff) -> str:
+    """Say what an edit changes."""
+    named = {
+        "added": found.added,
+        "back": found.returned,
+        "taken out before being sent": found.cancelled,
+        "taken out while in doubt": found.parked,
+        "taken out after being settled": found.dropped,
+    }
+    return ", ".join(f"{count} {what}" for what, count in named.items() if count) or "the same devices"
+
+
+def _encoded(holder: Holder) -> str:
+    return msgspec.json.encode(holder).decode()
+
+
+def find_checkpoint(word: str, settings: Resolved) -> Path:
+    """Find what `RUN|CHECKPOINT` means: a file, else a run of the registry, else of the state folder."""
+    looks_like_path = os.sep in word or word.endswith(".db")
+    if looks_like_path and Path(word).exists():
+        return Path(word).absolute()
+    if not looks_like_path or "/" not in word:
+        record = Registry(settings.state_dir).get(word)
+        if record is not None and Path(record.checkpoint).exists():
+            return Path(record.checkpoint)
+        if record is not None:
+            raise CheckpointError(
+                f"the checkpoint of run {word} is not at {record.checkpoint} any more",
+                hint="put it back, or name where it is now",
+            )
+        if (settings.state_dir / f"{word}.db").exists():
+            return settings.state_dir / f"{word}.db"
+        if Path(word).is_file():
+            return Path(word).absolute()
+    raise UsageError(f"no run or checkpoint is called {word}", hint="`dispatcher runs` lists the known ones")

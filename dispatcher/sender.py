@@ -1,0 +1,204 @@
+"""One attempt: the lease and the token window checked, the call made, its answer taken in.
+
+Everything that learns from an answer learns here and nowhere else: the counters, the rate, the lane, the
+account. What becomes of the batch is the engine's business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from dispatcher.errors import DispatcherError, PlanMismatch
+from dispatcher.model import Answer, Created, Pace
+from dispatcher.observe import Hooks, LaneChanged, Progress, RateChanged, TaskReplayed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from dispatcher.admission import Admission
+    from dispatcher.checkpoint.base import Plan
+    from dispatcher.checkpoint.writer import Writer
+    from dispatcher.clock import Clock
+    from dispatcher.flight import Flight
+    from dispatcher.policy.lane import LanePolicy
+    from dispatcher.policy.rate_control import RateController
+    from dispatcher.policy.retry import RetryQuota
+    from dispatcher.policy.token_window import TokenWindow
+    from dispatcher.transport.base import Transport
+
+LEASE_AGE_S = 10.0
+"""A claim older than this is checked against the lease before its first send: a laptop may have slept."""
+REPLAY_SLACK_S = 2.0
+"""A task this much older than the plan was made by somebody else; HTTP dates resolve one second."""
+
+
+class Sender:
+    """Makes the attempts of one lane."""
+
+    def __init__(
+        self,
+        *,
+        plan: Plan,
+        account: str | None,
+        transport: Transport,
+        admission: Admission,
+        lane: LanePolicy,
+        rate: RateController,
+        quota: RetryQuota,
+        window: TokenWindow,
+        writer: Writer,
+        clock: Clock,
+        hooks: Hooks,
+        progress: Progress,
+        on_change: Callable[[], None],
+    ) -> None:
+        """Send for `plan`; `on_change` is called when the lane stops flowing or a guard fails."""
+        self._plan = plan
+        self._account = account
+        self._transport = transport
+        self._admission = admission
+        self._lane = lane
+        self._rate = rate
+        self._quota = quota
+        self._window = window
+        self._writer = writer
+        self._clock = clock
+        self._hooks = hooks
+        self._progress = progress
+        self._on_change = on_change
+        self._told_rate = rate.rate_per_s
+        self._gate = asyncio.Lock()
+        self._look: asyncio.Task[None] | None = None
+        self._may_replay = not lane.proven
+        self.failure: DispatcherError | None = None
+
+    @property
+    def gate(self) -> asyncio.Lock:
+        """Only its holder may wait for a permit (see `admission`)."""
+        return self._gate
+
+    def may_send(self, flight: Flight) -> bool:
+        """Tell whether an attempt now is inside the token window."""
+        now_s = self._clock.monotonic()
+        elapsed = None if flight.doubt_s is None else now_s - flight.doubt_s
+        return self._window.is_open(flight.doubt_at, self._clock.wall(), elapsed)
+
+    async def permit(self, flight: Flight) -> bool:
+        """Take a slot's permit for `flight`, as the gate's holder; False when interrupted or too late."""
+        if not self.may_send(flight):
+            return False
+        if self._clock.monotonic() - flight.claimed_s > LEASE_AGE_S:
+            await self._writer.check_lease()
+            flight.claimed_s = self._clock.monotonic()
+        if not await self._admission.permit():
+            return False
+        if not self.may_send(flight):
+            self._admission.refund()
+            return False
+        self._admission.depart()
+        return True
+
+    async def send(self, flight: Flight, *, probe: bool = False) -> Answer:
+        """Make the attempt that `permit` allowed."""
+        sent_at, sent_s = self._clock.wall(), self._clock.monotonic()
+        progress = self._progress
+        progress.calls += 1
+        if flight.attempts:
+            progress.retried += 1
+        progress.in_flight = self._admission.in_flight
+        try:
+            answer = await self._transport.create_task(flight.batch.targets, flight.client_token)
+        finally:
+            self._admission.arrive()
+        flight.returned(answer, sent_at=sent_at, sent_s=sent_s, probe=probe)
+        self._learn(answer, sent_s)
+        if answer.created is Created.YES:
+            self._accepted(flight, answer)
+        return answer
+
+    def _learn(self, answer: Answer, sent_s: float) -> None:
+        now_s = self._clock.monotonic()
+        pace = answer.pace
+        if pace is Pace.THROTTLE:
+            self._progress.throttled += 1
+        elif pace is Pace.FAULT:
+            self._progress.faults += 1
+        elif pace is Pace.OK:
+            self._quota.succeeded()
+        rate = self._rate.observe(now_s, pace, sent_at_s=sent_s)
+        if rate != self._progress.rate_per_s:
+            self._admission.set_rate(rate)
+            self._progress.rate_per_s = rate
+            if self._hooks and abs(rate - self._told_rate) >= 0.1 * self._told_rate:
+                self._told_rate = rate
+                self._hooks.emit(RateChanged(run=self._plan.run, rate_per_s=round(rate, 3)))
+        before = self._lane.state
+        self._lane.observe(answer, now_s)
+        if self._lane.state is not before:
+            self.lane_changed()
+
+    def lane_changed(self) -> None:
+        """Tell the world that the lane's state changed."""
+        state = self._lane.state.value
+        self._progress.lane_state = state
+        self._hooks.emit(LaneChanged(run=self._plan.run, lane=0, state=state, reason=self._lane.reason))
+        if not self._lane.is_flowing:
+            self._on_change()
+
+    def _accepted(self, flight: Flight, answer: Answer) -> None:
+        account = account_of(answer.task_arn)
+        if account is not None and account != self._account:
+            if self._account is not None:
+                self.failure = self.failure or PlanMismatch(
+                    f"a task was created in account {account}, but this run belongs to {self._account}",
+                    hint="use the credentials the run began with, or another --run-key",
+                )
+                self._on_change()
+            else:
+                self._account = account
+                self._background(flight, answer, account)
+        elif self._may_replay:
+            self._background(flight, answer, None)
+
+    def _background(self, flight: Flight, answer: Answer, account: str | None) -> None:
+        """After the first acceptance: keep the account, and look the first task up."""
+        look, self._may_replay = self._may_replay, False
+        if self._look is None:
+            self._look = asyncio.create_task(
+                self._first_task(flight, answer, account, look=look), name="first-task"
+            )
+
+    async def _first_task(self, flight: Flight, answer: Answer, account: str | None, *, look: bool) -> None:
+        try:
+            if account is not None:
+                await self._writer.learn(account=account)
+            if not look or answer.task_id is None:
+                return
+            async with self._gate:
+                if not await self._admission.permit():
+                    return
+            view = await self._transport.describe_task(answer.task_id)
+        except DispatcherError:
+            return  # the writer keeps its failure, and the engine stops for it
+        if view is None:
+            return
+        skew_s = view.service_now - self._clock.wall() if view.service_now is not None else 0.0
+        if view.created_at - skew_s < self._plan.planned_at - REPLAY_SLACK_S:
+            self._progress.replayed += len(flight.batch.targets)
+            self._hooks.emit(
+                TaskReplayed(run=self._plan.run, task_id=answer.task_id, devices=len(flight.batch.targets))
+            )
+
+    async def close(self) -> None:
+        """Wait for what runs in the background."""
+        if self._look is not None:
+            await self._look
+
+
+def account_of(task_arn: str | None) -> str | None:
+    """Return the account of `arn:partition:service:region:account:task/id`, or None where it has none."""
+    if task_arn is None:
+        return None
+    parts = task_arn.split(":", 5)
+    return parts[4] if len(parts) == 6 and parts[0] == "arn" and parts[4].isdigit() else None

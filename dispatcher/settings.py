@@ -1,0 +1,265 @@
+"""Settings: where each comes from, and what holds in the end.
+
+defaults < settings file < manifest limits < `DISPATCHER_*` environment < flags. Nothing else in the
+package reads the environment, but for what AWS's own tools read.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dispatcher.errors import ManifestError, UsageError
+from dispatcher.manifest import ENDPOINT, LIMITS, NAME, REGION, Manifest
+from dispatcher.manifest_schema import (
+    Problems,
+    Section,
+    flag,
+    near_miss,
+    not_empty,
+    number,
+    one_of,
+    text_rule,
+)
+from dispatcher.manifest_text import Written
+from dispatcher.model import Command
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+ENV_PREFIX = "DISPATCHER_"
+TRANSPORTS = ("auto", "aiobotocore")
+RATE_CONTROLS = ("aimd", "fixed")
+
+_COUNT = number("a whole number of 0 or more", lambda n: n >= 0, whole=True)
+_SCHEMA = Section(
+    {
+        "region": REGION,
+        "profile": text_rule(not_empty),
+        "endpoint_url": ENDPOINT,
+        "state_dir": text_rule(not_empty),
+        "checkpoint": text_rule(not_empty),
+        "run_key": NAME,
+        **LIMITS.rules,
+        "limit": number("a whole number of at least 1", lambda n: n >= 1, whole=True),
+        "transport": text_rule(one_of(TRANSPORTS)),
+        "rate_control": text_rule(one_of(RATE_CONTROLS)),
+        "accept_removals": _COUNT,
+        "skip_bad_rows": flag,
+        "take_over": flag,
+        "yes": flag,
+        "allow_network_fs": flag,
+    }
+)
+_DEFAULTS: dict[str, Any] = {
+    "rate_per_s": 10.0,
+    "burst": 10,
+    "max_in_flight": 64,
+    "attempt_timeout_s": 10.0,
+    "max_attempts": 8,
+    "patience_s": 3600.0,
+    "transport": "auto",
+    "rate_control": "aimd",
+    "accept_removals": 0,
+    "skip_bad_rows": False,
+    "take_over": False,
+    "yes": False,
+    "allow_network_fs": False,
+}
+TOKEN_WINDOW_S = {Command.REBOOT: 600.0, Command.UNLOCK: 21_600.0}
+"""A second reboot harms, a second unlock does not; no service of this family publishes less than 60 s,
+and most publish 8 hours."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What an operator or a program asks for; None leaves a setting to the layers below."""
+
+    region: str | None = None
+    profile: str | None = None
+    """A profile of the AWS configuration; None is the default chain."""
+    endpoint_url: str | None = None
+    state_dir: str | Path | None = None
+    checkpoint: str | Path | None = None
+    run_key: str | None = None
+    rate_per_s: float | None = None
+    """Ceiling in calls per second; the controller learns below it."""
+    burst: int | None = None
+    max_in_flight: int | None = None
+    attempt_timeout_s: float | None = None
+    max_attempts: int | None = None
+    patience_s: float | None = None
+    token_window_s: float | None = None
+    limit: int | None = None
+    """At most so many devices that were not sent before, then stop."""
+    transport: str | None = None
+    rate_control: str | None = None
+    accept_removals: int | None = None
+    skip_bad_rows: bool | None = None
+    take_over: bool | None = None
+    yes: bool | None = None
+    allow_network_fs: bool | None = None
+    below: Mapping[str, tuple[Any, str]] = field(default_factory=dict)
+    """Values of a settings file with their origin: the manifest's limits go before them."""
+    origins: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        given = {key: value for key in _SCHEMA.rules if (value := getattr(self, key)) is not None}
+        plain = {key: str(value) if isinstance(value, Path) else value for key, value in given.items()}
+        for key, value in check(plain, "settings").items():
+            object.__setattr__(self, key, value)
+
+    @classmethod
+    def layered(
+        cls,
+        *,
+        flags: Mapping[str, Any],
+        environment: Mapping[str, str],
+        config: str | Path | None = None,
+    ) -> Settings:
+        """Combine a settings file, the environment and flags. Raises `UsageError` with the place."""
+        below = {} if config is None else {k: (v, str(config)) for k, v in read_config(config).items()}
+        written = {
+            name: Written(text)
+            for variable, text in environment.items()
+            if variable.startswith(ENV_PREFIX)
+            and (name := variable[len(ENV_PREFIX) :].lower()) in _SCHEMA.rules
+        }
+        values = check(written, "environment", spell=lambda key: ENV_PREFIX + key.upper())
+        origins = {key: f"environment {ENV_PREFIX}{key.upper()}" for key in values}
+        given = {key: value for key, value in flags.items() if value is not None}
+        origins.update(dict.fromkeys(given, "flag"))
+        return cls(**{**values, **given}, below=below, origins=origins)
+
+    def resolve(
+        self,
+        manifest: Manifest | None = None,
+        *,
+        command: Command | None = None,
+        stored: Mapping[str, Any] | None = None,
+    ) -> Resolved:
+        """Return what holds: every value, and where it came from.
+
+        Args:
+            manifest: the intent whose limits count.
+            command: decides the token window where no manifest is read.
+            stored: limits of the manifest that a stored plan remembers.
+        """
+        command = manifest.command if manifest is not None else command or Command.REBOOT
+        values: dict[str, Any] = dict.fromkeys(_SCHEMA.rules)
+        origins = dict.fromkeys(_SCHEMA.rules, "default")
+        values.update(_DEFAULTS)
+        values["token_window_s"] = TOKEN_WINDOW_S[command]
+        layers = [self.below, _of_manifest(manifest) if manifest else _of_plan(stored or {})]
+        layers.append(
+            {
+                key: (value, self.origins.get(key, "settings"))
+                for key in _SCHEMA.rules
+                if (value := getattr(self, key)) is not None
+            }
+        )
+        for layer in layers:
+            for key, (value, origin) in layer.items():
+                values[key], origins[key] = value, origin
+        values["state_dir"] = Path(values["state_dir"] or default_state_dir()).expanduser().absolute()
+        if values["checkpoint"] is not None:
+            values["checkpoint"] = Path(values["checkpoint"]).expanduser().absolute()
+        return Resolved(**values, origins=origins)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Resolved:
+    """Every setting with its value; see `Settings` for meanings and `docs/settings.md` for all of them."""
+
+    region: str | None
+    profile: str | None
+    endpoint_url: str | None
+    state_dir: Path
+    checkpoint: Path | None
+    run_key: str | None
+    rate_per_s: float
+    burst: int
+    max_in_flight: int
+    attempt_timeout_s: float
+    max_attempts: int
+    patience_s: float
+    token_window_s: float
+    limit: int | None
+    transport: str
+    rate_control: str
+    accept_removals: int
+    skip_bad_rows: bool
+    take_over: bool
+    yes: bool
+    allow_network_fs: bool
+    origins: Mapping[str, str]
+
+    def checkpoint_of(self, run: str) -> Path:
+        """Return where the checkpoint of `run` is by these settings."""
+        return self.checkpoint if self.checkpoint is not None else self.state_dir / f"{run}.db"
+
+    def limits(self) -> dict[str, Any]:
+        """Return the resolved limits, as plans print them."""
+        return {key: getattr(self, key) for key in LIMITS.rules}
+
+
+def check(values: Mapping[str, Any], where: str, *, spell: Any = str) -> dict[str, Any]:
+    """Check settings of one source; raise `UsageError` that names the source and the first key."""
+    problems = Problems()
+    found = _SCHEMA(dict(values), (), problems)
+    try:
+        problems.raise_any(None, {})
+    except ManifestError as error:
+        key = str(error.key)
+        raise UsageError(f"{where}: {error.message.replace(key, spell(key), 1)}") from error
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def unknown_variables(environment: Mapping[str, str]) -> list[str]:
+    """Return a warning for every `DISPATCHER_*` variable that is no setting."""
+    known = {ENV_PREFIX + key.upper(): key for key in _SCHEMA.rules}
+    return [
+        f"environment {name} is not a setting{near_miss(name, known)}; it is ignored"
+        for name in sorted(environment)
+        if name.startswith(ENV_PREFIX) and name not in known
+    ]
+
+
+def read_config(path: str | Path) -> dict[str, Any]:
+    """Read a TOML settings file. Raises `UsageError` naming the file, and the line or key."""
+    try:
+        with Path(path).open("rb") as file:
+            values = tomllib.load(file)
+    except OSError as error:
+        raise UsageError(f"{path}: {error.strerror}", hint="give --config an existing TOML file") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path}: not TOML: {error}") from error
+    return check(values, str(path))
+
+
+def default_state_dir() -> Path:
+    """Return this platform's folder for a user's state."""
+    import platformdirs  # here, since it costs start-up time and is rarely needed
+
+    return Path(platformdirs.user_state_dir("snow-dispatcher", appauthor=False))
+
+
+def _of_manifest(manifest: Manifest) -> dict[str, tuple[Any, str]]:
+    origin = manifest.source or "manifest"
+    values: dict[str, Any] = dict(limits_of(manifest))
+    values["region"] = manifest.region
+    values["endpoint_url"] = manifest.endpoint_url
+    values["run_key"] = manifest.run_key
+    return {key: (value, origin) for key, value in values.items() if value is not None}
+
+
+def _of_plan(stored: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
+    return {key: (value, "stored plan") for key, value in stored.items() if key in LIMITS.rules}
+
+
+def limits_of(manifest: Manifest) -> dict[str, Any]:
+    """Return the limits that a manifest gives, for the plan to remember: `resume` reads no manifest."""
+    given = {key: getattr(manifest.limits, key) for key in LIMITS.rules}
+    return {key: value for key, value in given.items() if value is not None}

@@ -1,0 +1,317 @@
+"""The reference transport: the AWS SDK does credentials, endpoint, signing and parsing.
+
+One long-lived client, one SDK attempt, a pool as large as the window. What the SDK does not do well enough
+for us is done here, each found by measurement:
+
+- Its read time-out is per read, so a server that drips a byte at a time hangs it: every attempt has a
+  total deadline.
+- It reads a body to its end, however long that is, and follows redirects with the signed request: the HTTP
+  session below is guarded against both.
+- It maps a reset after sending and a refused connection to the same error: the cause tells them apart.
+- A truncated or empty body with status 200 comes back as an empty success: only a task id is one.
+- Environment and profiles can redirect the endpoint: only our own setting can.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import datetime
+import email.utils
+import os
+import time
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+import botocore.auth
+from aiobotocore.config import AioConfig
+from aiobotocore.httpsession import AIOHTTPSession
+from aiobotocore.session import AioSession
+from botocore import exceptions as sdk
+from botocore.parsers import ResponseParserError
+from yarl import URL
+
+from dispatcher.errors import UsageError
+from dispatcher.manifest import is_loopback
+from dispatcher.model import Answer, Kind
+from dispatcher.plan import SYSTEM_TAG_RUN, SYSTEM_TAG_TOKEN
+from dispatcher.redact import redacted
+from dispatcher.transport.base import MAX_BODY_BYTES, TaskView, answer_for
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from dispatcher.checkpoint.base import Plan
+
+SERVICE = "snow-device-management"
+_CREDENTIAL_ERRORS = (
+    sdk.NoCredentialsError,
+    sdk.PartialCredentialsError,
+    sdk.CredentialRetrievalError,
+    sdk.NoAuthTokenError,
+    sdk.SSOError,
+    sdk.TokenRetrievalError,
+    sdk.MetadataRetrievalError,
+    sdk.RefreshWithMFAUnsupportedError,
+)
+_NOT_SENT = (sdk.ConnectTimeoutError, sdk.SSLError, sdk.ProxyConnectionError)
+_SKEW_S = 60.0
+"""Clock differences below this are not worth correcting; the service allows five minutes."""
+
+
+class AiobotocoreTransport:
+    """CreateTask and DescribeTask of one lane through aiobotocore."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        *,
+        max_in_flight: int,
+        attempt_timeout_s: float,
+        profile: str | None = None,
+    ) -> None:
+        """Send `plan`'s command; nothing is connected before `open`."""
+        self._plan = plan
+        self._max_in_flight = max_in_flight
+        self._timeout_s = attempt_timeout_s
+        self._profile = profile
+        self._stack = contextlib.AsyncExitStack()
+        self._client: Any = None
+        self._constant: dict[str, Any] = {"command": {plan.command: {}}}
+        if plan.description is not None:
+            self._constant["description"] = plan.description
+        self._skew_s = 0.0
+        self._auth = type("SkewedAuth", (_SkewedAuth,), {"skew_s": 0.0})
+
+    async def open(self) -> None:
+        """Make the client. Raises `UsageError` where the AWS configuration cannot be used."""
+        session = AioSession(profile=self._profile)
+        try:
+            options = self._client_options(session)
+            botocore.auth.AUTH_TYPE_MAPS[self._auth_name] = self._auth
+            self._client = await self._stack.enter_async_context(
+                session.create_client(SERVICE, region_name=self._plan.region, **options)
+            )
+        except (sdk.BotoCoreError, ValueError) as error:
+            raise UsageError(f"the AWS configuration cannot be used: {_words(error)}") from error
+
+    @property
+    def _auth_name(self) -> str:
+        return f"v4-dispatcher-{id(self):x}"
+
+    def _client_options(self, session: AioSession) -> dict[str, Any]:
+        options: dict[str, Any] = {
+            "config": AioConfig(
+                retries={"total_max_attempts": 1, "mode": "standard"},
+                max_pool_connections=self._max_in_flight,
+                connect_timeout=max(0.1, self._timeout_s / 2),
+                read_timeout=self._timeout_s,
+                parameter_validation=False,  # our own limits are stricter
+                ignore_configured_endpoint_urls=True,
+                signature_version=self._auth_name,
+                http_session_cls=_GuardedSession,
+                proxies={} if self._is_local else None,
+            )
+        }
+        if self._plan.endpoint_url is not None:
+            options["endpoint_url"] = self._plan.endpoint_url
+        if self._is_local and not _has_credentials(session, self._profile):
+            # An emulator on this host takes any credentials, and IMDS need not be asked for some.
+            options.update(dict.fromkeys(("aws_access_key_id", "aws_secret_access_key"), "emulator"))
+        return options
+
+    @property
+    def _is_local(self) -> bool:
+        url = self._plan.endpoint_url
+        return url is not None and is_loopback(URL(url).host or "")
+
+    async def close(self) -> None:
+        await self._stack.aclose()
+        botocore.auth.AUTH_TYPE_MAPS.pop(self._auth_name, None)
+
+    async def renew(self) -> None:
+        """Resolve the credential chain anew, and sign by the service's clock if ours is off."""
+        if abs(self._skew_s) >= _SKEW_S:
+            self._auth.skew_s = self._skew_s  # type: ignore[attr-defined]
+        await self._stack.aclose()
+        self._stack = contextlib.AsyncExitStack()
+        with contextlib.suppress(UsageError):  # the next attempt says what is wrong
+            await self.open()
+
+    async def create_task(self, targets: Sequence[str], client_token: str) -> Answer:
+        parameters = {"targets": list(targets), "clientToken": client_token, **self._constant}
+        tags = self._tags(client_token)
+        if tags:
+            parameters["tags"] = tags
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                response = await self._client.create_task(**parameters)
+        except TimeoutError:
+            return Answer(
+                kind=Kind.NO_REPLY, code="Timeout", message=f"no answer within {self._timeout_s:g} s"
+            )
+        except sdk.ClientError as error:
+            return self._refused(error, targets)
+        except Exception as error:  # noqa: BLE001  (whatever the SDK raises is an answer, never a crash)
+            return _failed(error)
+        return _success(response)
+
+    def _tags(self, client_token: str) -> dict[str, str]:
+        if not self._plan.system_tags:
+            return self._plan.tags
+        return {**self._plan.tags, SYSTEM_TAG_RUN: self._plan.run, SYSTEM_TAG_TOKEN: client_token}
+
+    def _refused(self, error: sdk.ClientError, targets: Sequence[str]) -> Answer:
+        meta = error.response.get("ResponseMetadata", {})
+        self._note_clock(meta)
+        found = error.response.get("Error", {})
+        code, message = str(found.get("Code") or ""), str(found.get("Message") or "")
+        named = code if code and not code.isdigit() and code != "Unknown" else None
+        return answer_for(int(meta.get("HTTPStatusCode", 0)), named, redacted(message) or None, targets)
+
+    def _note_clock(self, meta: dict[str, Any]) -> None:
+        served_at = _date_of(meta)
+        if served_at is not None:
+            self._skew_s = served_at - time.time()
+
+    async def describe_task(self, task_id: str) -> TaskView | None:
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                response = await self._client.describe_task(taskId=task_id)
+            created_at = response["createdAt"].timestamp()
+        except Exception:  # noqa: BLE001  (a courtesy look-up: a missing permission must not matter)
+            return None
+        return TaskView(
+            created_at, _date_of(response.get("ResponseMetadata", {})), tuple(response.get("targets", ()))
+        )
+
+    async def identity(self) -> str | None:
+        """Return the caller's account from STS; None on other endpoints than AWS's, or where it fails."""
+        if self._plan.endpoint_url is not None:
+            return None
+        session = AioSession(profile=self._profile)
+        config = AioConfig(ignore_configured_endpoint_urls=True, connect_timeout=5, read_timeout=5)
+        try:
+            async with session.create_client("sts", region_name=self._plan.region, config=config) as client:
+                return str((await client.get_caller_identity())["Account"])
+        except Exception:  # noqa: BLE001  (the first call says what is wrong with the credentials)
+            return None
+
+
+class _SkewedAuth(botocore.auth.SigV4Auth):  # type: ignore[misc]
+    """SigV4 by a clock that is `skew_s` ahead of ours; botocore corrects no skew itself."""
+
+    skew_s = 0.0
+
+    def _modify_request_before_signing(self, request: Any) -> None:
+        if self.skew_s:
+            now = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=self.skew_s)
+            request.context["timestamp"] = now.strftime(botocore.auth.SIGV4_TIMESTAMP)
+        super()._modify_request_before_signing(request)
+
+
+class _GuardedSession(AIOHTTPSession):  # type: ignore[misc]
+    """The SDK's HTTP session, with redirects refused and bodies bounded."""
+
+    async def _get_session(self, proxy_url: str | None) -> Any:
+        return _Guard(await super()._get_session(proxy_url))
+
+
+class _Guard:
+    """An aiohttp session as far as the SDK uses one."""
+
+    def __init__(self, session: aiohttp.ClientSession) -> None:
+        self._session = session
+
+    async def request(self, method: str, **options: Any) -> _BoundedResponse:
+        return _BoundedResponse(await self._session.request(method, allow_redirects=False, **options))
+
+
+class _BoundedResponse:
+    """An aiohttp response whose body is read up to `MAX_BODY_BYTES` and no further."""
+
+    def __init__(self, response: aiohttp.ClientResponse) -> None:
+        self._response = response
+        self.url = response.url
+        self.status = response.status
+        self.raw_headers = response.raw_headers
+
+    async def read(self) -> bytes:
+        body = bytearray()
+        try:
+            async for chunk in self._response.content.iter_chunked(65_536):
+                body += chunk
+                if len(body) > MAX_BODY_BYTES:
+                    raise aiohttp.ClientPayloadError(f"the answer is larger than {MAX_BODY_BYTES} bytes")
+        except BaseException:
+            self._response.close()
+            raise
+        return bytes(body)
+
+
+def _success(response: dict[str, Any]) -> Answer:
+    task_id, task_arn = response.get("taskId"), response.get("taskArn")
+    if not isinstance(task_id, str) or not 1 <= len(task_id) <= 256 or not task_id.isprintable():
+        return Answer(kind=Kind.UNREADABLE, code="NoTaskId", message="success without a task id")
+    return Answer(
+        kind=Kind.ACCEPTED, task_id=task_id, task_arn=task_arn if isinstance(task_arn, str) else None
+    )
+
+
+def _failed(error: Exception) -> Answer:
+    """Classify what the SDK raised instead of an answer: was anything sent?"""
+    code = type(error).__name__
+    if isinstance(error, _CREDENTIAL_ERRORS):
+        return Answer(kind=Kind.DENIED, code=code, message=_words(error))
+    if isinstance(error, ResponseParserError):
+        return Answer(kind=Kind.UNREADABLE, code=code, message=_words(error))
+    if isinstance(error, sdk.EndpointConnectionError):
+        cause = error.kwargs.get("error")
+        if isinstance(cause, Exception) and _is_mid_flight(cause):
+            return Answer(kind=Kind.NO_REPLY, code=type(cause).__name__, message=_words(cause))
+        return Answer(kind=Kind.UNREACHABLE, code=code, message=_words(error))
+    kind = Kind.UNREACHABLE if isinstance(error, _NOT_SENT) else Kind.NO_REPLY
+    return Answer(kind=kind, code=code, message=_words(error))
+
+
+def _is_mid_flight(cause: Exception) -> bool:
+    """Whether the connection stood already: then the request may have been read.
+
+    aiohttp raises ClientConnectorError for what fails before (DNS, refused, TLS); the SDK folds that and
+    every other connection error into one.
+    """
+    return isinstance(cause, aiohttp.ClientConnectionError) and not isinstance(
+        cause, aiohttp.ClientConnectorError
+    )
+
+
+def _words(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return redacted(text[:300]) or ""
+
+
+def _date_of(meta: dict[str, Any]) -> float | None:
+    text = meta.get("HTTPHeaders", {}).get("date")
+    try:
+        return email.utils.parsedate_to_datetime(text).timestamp() if text else None
+    except (TypeError, ValueError):
+        return None
+
+
+def _has_credentials(session: AioSession, profile: str | None) -> bool:
+    """Whether credentials are configured without asking the network for them."""
+    if profile or os.environ.get("AWS_ACCESS_KEY_ID") or os.environ.get("AWS_PROFILE"):
+        return True
+    return "default" in session.available_profiles
+
+
+def configured_region(profile: str | None) -> str | None:
+    """Return the region of the standard AWS chain: environment, then profile."""
+    named = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    if named:
+        return named
+    try:
+        region = AioSession(profile=profile).get_config_variable("region")
+    except sdk.BotoCoreError as error:
+        raise UsageError(f"the AWS configuration cannot be used: {_words(error)}") from error
+    return None if region is None else str(region)

@@ -1,0 +1,103 @@
+"""The seam to the service: one protocol, and the one place where an answer becomes facts.
+
+Above this line nobody reads a status, an error code or a message to decide anything.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, NamedTuple, Protocol
+
+from dispatcher.model import Answer, Kind
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+MAX_BODY_BYTES = 1 << 20
+"""What is read of one answer at the most; a CreateTask answer has some hundred bytes."""
+
+_POISON_CODES = frozenset({"ValidationException", "ResourceNotFoundException"})
+_DENIED_CODES = frozenset(
+    {
+        "AccessDeniedException", "AccessDenied", "UnauthorizedException", "UnauthorizedOperation",
+        "UnrecognizedClientException", "InvalidClientTokenId", "InvalidAccessKeyId", "AuthFailure",
+        "ExpiredToken", "ExpiredTokenException", "RequestExpired", "RequestTimeTooSkewed",
+        "InvalidSignatureException", "SignatureDoesNotMatch", "IncompleteSignature",
+        "IncompleteSignatureException", "MissingAuthenticationToken", "MissingAuthenticationTokenException",
+        "OptInRequired", "NotAuthorized",
+    }
+)  # fmt: skip
+"""Refusals of the caller, not of the request (AWS's common errors, botocore's own lists)."""
+_TOKEN_REUSED = re.compile(r"idempoten|\btoken\b|client[ _-]?token", re.IGNORECASE)
+
+
+class TaskView(NamedTuple):
+    """What DescribeTask says of a task."""
+
+    created_at: float
+    """Unix seconds by the service's clock."""
+    service_now: float | None
+    """The service's clock when it answered, from the Date header; None where it sent none."""
+    targets: tuple[str, ...]
+
+
+class Transport(Protocol):
+    """Calls of one lane. Never raises for what the network or the service does."""
+
+    async def create_task(self, targets: Sequence[str], client_token: str) -> Answer:
+        """Make one attempt, once, within the attempt's deadline."""
+
+    async def describe_task(self, task_id: str) -> TaskView | None:
+        """Look a task up; None where it cannot be had."""
+
+    async def renew(self) -> None:
+        """Fetch credentials anew and correct the clock, as far as that can be done."""
+
+    async def close(self) -> None: ...
+
+
+def answer_for(status: int, code: str | None, message: str | None, targets: Sequence[str] = ()) -> Answer:
+    """Classify an answer that is not a success, by status and code: the facts table of DESIGN.
+
+    Args:
+        status: the HTTP status.
+        code: the service's error code where the body or the headers named one.
+        message: its text; read here only to tell a reused client token from a bad device.
+        targets: the batch's ids, which the text may quote.
+    """
+    return Answer(
+        kind=_kind_for(status, code, message, targets), code=code or f"HTTP {status}", message=message
+    )
+
+
+def _kind_for(status: int, code: str | None, message: str | None, targets: Sequence[str]) -> Kind:
+    refused = 400 <= status < 500
+    if refused and code in _DENIED_CODES:
+        return Kind.DENIED
+    if refused and _speaks_of_reused_token(code, message, targets):
+        return Kind.MISMATCH
+    if refused and code == "ThrottlingException":
+        return Kind.THROTTLED
+    if refused and code == "ServiceQuotaExceededException":
+        return Kind.QUOTA
+    if refused and code in _POISON_CODES:
+        return Kind.POISON
+    if status in (429, 503):
+        return Kind.BARE_THROTTLE
+    if status >= 500:
+        return Kind.NO_REPLY
+    return Kind.UNREADABLE if status == 200 else Kind.ODD
+
+
+def _speaks_of_reused_token(code: str | None, message: str | None, targets: Sequence[str]) -> bool:
+    """Tell whether a refusal is about the client token: no service of this family has an own code for it.
+
+    Erring towards yes is safe: the batch stays in doubt, and nothing is sent again.
+    """
+    if code and _TOKEN_REUSED.search(code):
+        return True
+    if code in ("ThrottlingException", "ServiceQuotaExceededException") or not message:
+        return False
+    for target in targets:
+        message = message.replace(target, "")
+    return _TOKEN_REUSED.search(message) is not None

@@ -1,0 +1,43 @@
+"""A transport that answers from a function: for tests, and for measuring the engine without a network."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable, Sequence
+from typing import TYPE_CHECKING
+
+from dispatcher.model import Answer
+
+if TYPE_CHECKING:
+    from dispatcher.transport.base import TaskView
+
+Script = Callable[[Sequence[str], str], Answer | Awaitable[Answer]]
+
+
+class ScriptedTransport:
+    """Answers every call by `script(targets, client_token)`, which may be a coroutine function."""
+
+    def __init__(self, script: Script, *, describe: Callable[[str], TaskView | None] | None = None) -> None:
+        self._script = script
+        self._describe = describe
+        self.renewals = 0
+        self.in_flight = 0
+        self.max_in_flight = 0
+
+    async def create_task(self, targets: Sequence[str], client_token: str) -> Answer:
+        self.in_flight += 1
+        self.max_in_flight = max(self.max_in_flight, self.in_flight)
+        try:
+            answer = self._script(targets, client_token)
+            return await answer if inspect.isawaitable(answer) else answer
+        finally:
+            self.in_flight -= 1
+
+    async def describe_task(self, task_id: str) -> TaskView | None:
+        return self._describe(task_id) if self._describe else None
+
+    async def renew(self) -> None:
+        self.renewals += 1
+
+    async def close(self) -> None:
+        """Nothing to close."""
