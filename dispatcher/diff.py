@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from dispatcher.checkpoint.base import Cut
+from dispatcher.errors import UsageError
 from dispatcher.model import BatchState
 from dispatcher.spool import SortedSpool
 
@@ -24,7 +25,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from dispatcher.checkpoint.base import Row
+    from dispatcher.settings import Resolved
 
+MAX_SILENT_REMOVAL = 0.1
+"""Share of the plan that `--yes` may cancel; more needs `--accept-removals N` (DESIGN "Resume, edits")."""
 _DOUBTFUL = (BatchState.IN_DOUBT, BatchState.SENT)
 
 
@@ -153,3 +157,27 @@ def _merge(found: Diff, new: Iterator[str], old: Iterator[tuple[str, int, str, b
         else:
             found._named(known[1], known[2], known[0], removed=known[3])
             fresh, known = next(new, None), next(old, None)
+
+
+def check_removals(found: Diff, settings: Resolved) -> None:
+    """Raise `UsageError` where an edit would cancel more than was agreed to."""
+    allowed = max(settings.accept_removals, int(MAX_SILENT_REMOVAL * found.planned_before))
+    if found.removals > allowed:
+        share = 100 * found.removals / max(1, found.planned_before)
+        raise UsageError(
+            f"the manifest no longer names {found.removals} devices that were still to be sent"
+            f" ({share:.0f} % of the plan)",
+            hint=f"if that is meant, add --accept-removals {found.removals}; else restore the inventory",
+        )
+
+
+def edit_words(found: Diff) -> str:
+    """Say what an edit changes."""
+    named = {
+        "added": found.added,
+        "back": found.returned,
+        "taken out before being sent": found.cancelled,
+        "taken out while in doubt": found.parked,
+        "taken out after being settled": found.dropped,
+    }
+    return ", ".join(f"{count} {what}" for what, count in named.items() if count) or "the same devices"

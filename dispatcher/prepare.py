@@ -13,7 +13,6 @@ Whatever is refused is refused before the lease is taken over or a byte is chang
 
 from __future__ import annotations
 
-import os
 import time
 import uuid
 from dataclasses import dataclass, field
@@ -22,14 +21,14 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from dispatcher.checkpoint.base import Plan, Stored
+from dispatcher.checkpoint.base import Plan
 from dispatcher.checkpoint.lease import Holder, Locks, check_holder, lock_paths, this_holder
 from dispatcher.checkpoint.registry import Marker, Record, Registry
 from dispatcher.checkpoint.sqlite import SqliteCheckpoint
-from dispatcher.diff import Diff, diff
-from dispatcher.errors import CheckpointError, PlanMismatch, UsageError
+from dispatcher.diff import Diff, check_removals, diff, edit_words
+from dispatcher.errors import CheckpointError, PlanMismatch
 from dispatcher.inventory import open_inventory
-from dispatcher.manifest import Manifest, digest_of
+from dispatcher.locate import binds, is_older, stored_plan
 from dispatcher.model import Counts, Lane
 from dispatcher.plan import Fold, cut
 from dispatcher.settings import limits_of
@@ -38,30 +37,9 @@ from dispatcher.spool import SortedSpool
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from dispatcher.intent import Intent
     from dispatcher.inventory import InventoryReader, InventoryReport
     from dispatcher.settings import Resolved
-
-MAX_SILENT_REMOVAL = 0.1
-"""Share of the plan that `--yes` may cancel; more needs `--accept-removals N` (DESIGN "Resume, edits")."""
-
-
-@dataclass(slots=True)
-class Intent:
-    """What the operator asks for now, with its digests."""
-
-    run: str
-    manifest: Manifest
-    region: str
-    endpoint_url: str | None
-    intent_digest: str
-    selection_digest: str
-
-    @classmethod
-    def of(cls, manifest: Manifest, settings: Resolved, region: str) -> Intent:
-        run = manifest.run_id(settings.run_key)
-        intent = manifest.intent(settings.run_key) | {"region": region}
-        selection = manifest.selection() | {"skip_bad_rows": settings.skip_bad_rows}
-        return cls(run, manifest, region, settings.endpoint_url, digest_of(intent), digest_of(selection))
 
 
 @dataclass(slots=True)
@@ -144,49 +122,24 @@ class Preparation:
             )
         digest = inventory.digest()
         sent = record is not None and record.first_sent_at is not None
-        stale = plan is not None and record is not None and sent and _is_older(checkpoint, plan, record)
+        stale = plan is not None and record is not None and sent and is_older(checkpoint, plan, record)
         if plan is None or stale:
             if record is not None and sent:
                 self._rebuild(intent, checkpoint, record, inventory, digest, has_plan=plan is not None)
             else:
                 self._plan_anew(intent, checkpoint, inventory, digest)
             return plan is not None or sent
-        if not _binds(checkpoint):
-            if self._differs(intent, plan, digest):
+        if not binds(checkpoint):
+            if intent.differs(plan, digest):
                 self._plan_anew(intent, checkpoint, inventory, digest)
                 self._notes.append("nothing of the stored plan was sent yet: planned anew")
                 return False
             return True
-        self._check_same(intent, plan)
+        intent.check_same(plan)
         self._check_holder(checkpoint)
         if (digest, intent.selection_digest) != (plan.inventory_digest, plan.selection_digest):
             self._edit(intent, checkpoint, plan, inventory, digest)
         return True
-
-    def _differs(self, intent: Intent, plan: Plan, inventory_digest: str) -> bool:
-        return (
-            intent.intent_digest,
-            intent.selection_digest,
-            inventory_digest,
-            intent.endpoint_url,
-        ) != (plan.intent_digest, plan.selection_digest, plan.inventory_digest, plan.endpoint_url)
-
-    def _check_same(self, intent: Intent, stored: Plan | Record) -> None:
-        """Raise `PlanMismatch` unless endpoint, region and intent are those of what was sent."""
-        for what, now, then in (
-            ("endpoint", intent.endpoint_url or "AWS", stored.endpoint_url or "AWS"),
-            ("region", intent.region, stored.region),
-        ):
-            if now != then:
-                raise PlanMismatch(
-                    f"run {intent.run} was sent to {what} {then}, not to {now}",
-                    hint="give this one its own --run-key: what was sent there says nothing of here",
-                )
-        if intent.intent_digest != stored.intent_digest:
-            raise PlanMismatch(
-                f"run {intent.run} was sent with another command, description, tags, account or system_tags",
-                hint="restore them to resume it, or give --run-key to begin a new run",
-            )
 
     def _plan_anew(
         self, intent: Intent, checkpoint: SqliteCheckpoint, inventory: InventoryReader, digest: str
@@ -258,7 +211,7 @@ class Preparation:
                 f"run {intent.run} has its checkpoint at {last}",
                 hint=f"give --checkpoint {last}, or another --run-key for a new run",
             )
-        self._check_same(intent, record)
+        intent.check_same(record)
         assert record.first_sent_at is not None
         why = None
         if digest != record.inventory_digest or intent.selection_digest != record.selection_digest:
@@ -351,7 +304,7 @@ class Preparation:
                     hint="resume it without that flag, or run the manifest with another --run-key",
                 )
         record = self._registry.get(plan.run)
-        if record is None or record.first_sent_at is None or not _is_older(checkpoint, plan, record):
+        if record is None or record.first_sent_at is None or not is_older(checkpoint, plan, record):
             return
         last = Path(record.checkpoint)
         raise CheckpointError(
@@ -383,7 +336,7 @@ class Preparation:
         locks: Locks,
         *,
         is_resumed: bool,
-        limits: dict[str, float] | None = None,
+        limits: dict[str, int | float] | None = None,
     ) -> Prepared:
         checkpoint.acquire(_encoded(this_holder()), now=self._now())
         plan = stored_plan(checkpoint)
@@ -430,71 +383,5 @@ class Preparation:
         return record
 
 
-def stored_plan(checkpoint: Stored) -> Plan:
-    """Return the committed plan; raise `CheckpointError` where planning never finished."""
-    plan = checkpoint.plan()
-    if plan is None:
-        raise CheckpointError(
-            "the checkpoint holds no committed plan", hint="run the manifest: planning was interrupted"
-        )
-    return plan
-
-
-def _binds(checkpoint: SqliteCheckpoint) -> bool:
-    """Whether anything was accepted or may have been: until then a plan binds nothing."""
-    counts = checkpoint.counts()
-    return bool(counts.accepted or counts.in_doubt)
-
-
-def _is_older(checkpoint: SqliteCheckpoint, plan: Plan, record: Record) -> bool:
-    """Whether the registry remembers claims that this file has never seen."""
-    return record.plan_id != plan.plan_id or record.claims > checkpoint.standing().claims
-
-
-def check_removals(found: Diff, settings: Resolved) -> None:
-    """Raise `UsageError` where an edit would cancel more than was agreed to."""
-    allowed = max(settings.accept_removals, int(MAX_SILENT_REMOVAL * found.planned_before))
-    if found.removals > allowed:
-        share = 100 * found.removals / max(1, found.planned_before)
-        raise UsageError(
-            f"the manifest no longer names {found.removals} devices that were still to be sent"
-            f" ({share:.0f} % of the plan)",
-            hint=f"if that is meant, add --accept-removals {found.removals}; else restore the inventory",
-        )
-
-
-def edit_words(found: Diff) -> str:
-    """Say what an edit changes."""
-    named = {
-        "added": found.added,
-        "back": found.returned,
-        "taken out before being sent": found.cancelled,
-        "taken out while in doubt": found.parked,
-        "taken out after being settled": found.dropped,
-    }
-    return ", ".join(f"{count} {what}" for what, count in named.items() if count) or "the same devices"
-
-
 def _encoded(holder: Holder) -> str:
     return msgspec.json.encode(holder).decode()
-
-
-def find_checkpoint(word: str, settings: Resolved) -> Path:
-    """Find what `RUN|CHECKPOINT` means: a file, else a run of the registry, else of the state folder."""
-    looks_like_path = os.sep in word or word.endswith(".db")
-    if looks_like_path and Path(word).exists():
-        return Path(word).absolute()
-    if not looks_like_path or "/" not in word:
-        record = Registry(settings.state_dir).get(word)
-        if record is not None and Path(record.checkpoint).exists():
-            return Path(record.checkpoint)
-        if record is not None:
-            raise CheckpointError(
-                f"the checkpoint of run {word} is not at {record.checkpoint} any more",
-                hint="put it back, or name where it is now",
-            )
-        if (settings.state_dir / f"{word}.db").exists():
-            return settings.state_dir / f"{word}.db"
-        if Path(word).is_file():
-            return Path(word).absolute()
-    raise UsageError(f"no run or checkpoint is called {word}", hint="`dispatcher runs` lists the known ones")

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from dispatcher.checkpoint.reading import SqliteReader
+from dispatcher.locate import stored_plan
 from dispatcher.model import BatchState, Receipt
 from dispatcher.plan import ClientTokens
-from dispatcher.prepare import stored_plan
 from dispatcher.redact import inert
 
 if TYPE_CHECKING:

@@ -45,7 +45,7 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     rebuilt: bool = False
     """True where the plan replaces a checkpoint that was lost."""
     bad_rows: int = 0
-    limits: dict[str, float] = {}
+    limits: dict[str, int | float] = {}
     """The limits the manifest gave, for `resume`, which reads no manifest."""
 
 

@@ -124,6 +124,8 @@ class MemoryCheckpoint:
             self._settle([cutting.split_outcome(parent, now)])
             parts = (parent.targets[:room], parent.targets[room:])
             batches.append(self._adopt(parent, parts, fresh=True)[0])
+        elif not batches:
+            batches = [batch for batch in free if not batch.fresh][:limit]
         self._write_claims([batch.number for batch in batches], now)
         return batches
 

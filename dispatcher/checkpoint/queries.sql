@@ -10,6 +10,12 @@ SELECT number, lane, wave, targets, parent, fresh FROM batch
 WHERE number > :after AND NOT EXISTS (SELECT 1 FROM outcome WHERE outcome.batch = batch.number)
 ORDER BY number LIMIT :limit
 
+-- name: next_planned_again
+-- As above, of what was on the wire before: `--limit` counts only the others.
+SELECT number, lane, wave, targets, parent, fresh FROM batch
+WHERE number > :after AND fresh = 0 AND NOT EXISTS (SELECT 1 FROM outcome WHERE outcome.batch = batch.number)
+ORDER BY number LIMIT :limit
+
 -- name: count_claim
 UPDATE run SET claims = claims + 1, mark = max(mark, :last) WHERE id = 1
 

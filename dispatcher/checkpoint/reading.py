@@ -24,6 +24,9 @@ APPLICATION_ID = 0x534E4F57
 """`SNOW`: marks our files for file(1) and for `SqliteReader.open`."""
 SCHEMA_VERSION = 1
 
+BUSY_TIMEOUT_MS = 10_000
+"""How long one transaction of another program, a backup's or a reader's recovery, is waited for."""
+
 QUERIES = load_queries()
 
 
@@ -50,7 +53,7 @@ class SqliteReader:
         with explained(path):
             connection = apsw.Connection(str(path), flags=flags)
             try:
-                connection.set_busy_timeout(10_000)
+                connection.set_busy_timeout(BUSY_TIMEOUT_MS)
                 _check_format(path, connection, read_only=read_only)
             except BaseException:
                 connection.close(True)

@@ -19,21 +19,20 @@ import functools
 import itertools
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import apsw
 import msgspec
 
 from dispatcher.checkpoint import cutting
 from dispatcher.checkpoint.base import Cut
 from dispatcher.checkpoint.claims import ClaimBook, Span, runs_of
 from dispatcher.checkpoint.files import explained
-from dispatcher.checkpoint.reading import QUERIES, SqliteReader
+from dispatcher.checkpoint.reading import BUSY_TIMEOUT_MS, QUERIES, SqliteReader
 from dispatcher.errors import CheckpointError, CheckpointLeased
 from dispatcher.model import Batch, BatchState, Lane, Outcome, Resend
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
-
-    import apsw
 
     from dispatcher.checkpoint.base import Plan
 
@@ -93,8 +92,7 @@ class SqliteCheckpoint(SqliteReader):
         )
 
     def write_plan(self, plan: Plan, lanes: Sequence[Lane], batches: Iterable[Batch]) -> None:
-        # A rollback journal writes nothing for new pages, where a WAL would write every page twice.
-        self._value("PRAGMA journal_mode=DELETE")
+        self._leave_wal()
         with self._atomic():
             stored = self._all("SELECT epoch, holder, heartbeat_at FROM run")
             lease = stored[0] if stored else (self._epoch, None, 0.0)
@@ -113,6 +111,16 @@ class SqliteCheckpoint(SqliteReader):
         self._value("PRAGMA journal_mode=WAL")
         self._cursor = 0
         self._claims = ClaimBook()
+
+    def _leave_wal(self) -> None:
+        """Go to a rollback journal: it writes nothing for new pages, where a WAL writes every page twice."""
+        self._db.set_busy_timeout(0)
+        try:
+            # Beside a reader that cannot be done, and needs not be.
+            with explained(self.path), contextlib.suppress(apsw.BusyError):
+                self._db.execute("PRAGMA journal_mode=DELETE")
+        finally:
+            self._db.set_busy_timeout(BUSY_TIMEOUT_MS)
 
     def _insert(self, batches: Iterable[Batch]) -> int:
         """Insert batches by the block; return the highest number, 0 where there were none."""
@@ -168,17 +176,20 @@ class SqliteCheckpoint(SqliteReader):
             batches, cut = cutting.within(rows, max_devices)
             if cut is not None:
                 batches.append(self._recut_for_limit(*cut, now=now))
+            elif rows and not batches:
+                # What was on the wire before costs nothing, but stands behind what may not go.
+                batches = self._unclaimed(limit, "next_planned_again")
             self._write_claims([batch.number for batch in batches], now)
-        if batches and cut is None:
+        if batches and batches[0] is rows[0] and cut is None:
             self._cursor = batches[-1].number
         return batches
 
-    def _unclaimed(self, limit: int) -> list[Batch]:
+    def _unclaimed(self, limit: int, query: str = "next_planned") -> list[Batch]:
         """Read the next planned batches that this epoch has not claimed."""
         found: list[Batch] = []
         after = self._cursor
         while len(found) < limit:
-            rows = self._all(QUERIES["next_planned"], {"after": after, "limit": limit})
+            rows = self._all(QUERIES[query], {"after": after, "limit": limit})
             for number, lane, wave, targets, parent, fresh in rows:
                 if number not in self._claims and len(found) < limit:
                     found.append(Batch(number, lane, wave, tuple(targets.split(" ")), parent, bool(fresh)))

@@ -92,7 +92,7 @@ def main(arguments: list[str] | None = None) -> None:
     except Exception as error:
         import logging
 
-        logging.getLogger("dispatcher").debug("a bug", exc_info=True)
+        logging.getLogger("dispatcher").debug("a bug", exc_info=error)
         code = fail(
             _plain(f"a bug in the dispatcher: {type(error).__name__}: {error}; run again with -vv", EXIT_BUG),
             as_json="--json" in arguments,

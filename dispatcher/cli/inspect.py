@@ -29,7 +29,7 @@ def status(run: str, **options: Any) -> int:
     dispatcher status nightly-reboot
     """
     settings = settings_from(options).resolve()
-    from dispatcher.prepare import find_checkpoint
+    from dispatcher.locate import find_checkpoint
 
     found = _status_of(find_checkpoint(run, settings), settings)
     if options["json_"]:
@@ -52,7 +52,7 @@ def report(run: str, form: str | None, state: str | None, output: str | None, **
     dispatcher report nightly-reboot
     dispatcher report nightly-reboot --format csv --state rejected,in_doubt
     """
-    from dispatcher.prepare import find_checkpoint
+    from dispatcher.locate import find_checkpoint
     from dispatcher.report import open_reader, receipts, render
 
     settings = settings_from(options).resolve()

@@ -14,7 +14,7 @@ from dispatcher.cli.render import duration
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from dispatcher.runner import Run
+    from dispatcher.run import Run
 
 BAR_EVERY_S = 0.2
 LINE_EVERY_S = 5.0

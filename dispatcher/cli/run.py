@@ -20,10 +20,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
 
     from dispatcher.diff import Diff
+    from dispatcher.library import Dispatcher
     from dispatcher.manifest import Manifest
     from dispatcher.model import Summary
     from dispatcher.observe import Event
-    from dispatcher.runner import Dispatcher, Run
+    from dispatcher.run import Run
     from dispatcher.settings import Settings
 
 TYPED_CONFIRMATION = 100
@@ -114,7 +115,7 @@ class _Session:
         return summary.exit
 
     async def _supervised(self, work: Callable[[Dispatcher], Coroutine[None, None, Summary]]) -> Summary:
-        from dispatcher.runner import open_dispatcher
+        from dispatcher.library import open_dispatcher
 
         async with open_dispatcher(self._settings) as dispatcher:
             task = asyncio.ensure_future(work(dispatcher))
@@ -126,6 +127,8 @@ class _Session:
             finally:
                 for number in (signal.SIGINT, signal.SIGTERM):
                     loop.remove_signal_handler(number)
+                    # All is decided and on disk; an impatient Ctrl-C must not change the exit code now.
+                    signal.signal(number, signal.SIG_IGN)
 
     def _on_signal(self, number: signal.Signals, dispatcher: Dispatcher, task: asyncio.Task[Summary]) -> None:
         code = 128 + number
@@ -214,7 +217,7 @@ class _Session:
 
     def _confirm_edit(self, run: str, found: Diff) -> None:
         """Show an edited manifest's difference; ask on a terminal."""
-        from dispatcher.prepare import edit_words
+        from dispatcher.diff import edit_words
 
         note(f"{run}: the manifest was edited: {edit_words(found)}")
         if self._settings.yes or not found.removals:

@@ -1,28 +1,19 @@
-"""The library's front door: `open_dispatcher`, and the runs it starts, resumes and reports.
-
-    async with open_dispatcher(Settings(region="us-west-2")) as dispatcher:
-        summary = await dispatcher.run(Manifest.load("reboot.yaml"), on_event=print)
-        async for receipt in dispatcher.receipts(summary.run): ...
-
-Blocking work (planning, the checkpoint) happens on threads; nothing here is global.
-"""
+"""One run in this process: wired, sent, judged and written down."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import itertools
 import random
 import time
 from typing import TYPE_CHECKING
 
 from dispatcher.admission import Admission
 from dispatcher.checkpoint.writer import ThreadOffload, Writer
-from dispatcher.clock import Clock, SystemClock
 from dispatcher.engine import Engine
-from dispatcher.errors import DispatcherError, PlanMismatch, RunInterrupted, RunStopped, UsageError
+from dispatcher.errors import DispatcherError, RunInterrupted, RunStopped
 from dispatcher.feed import Feed
-from dispatcher.model import Command, Summary
+from dispatcher.flow import Flow
+from dispatcher.model import Summary
 from dispatcher.observe import BatchSettled, Hooks, Progress, RunEnded, RunStarted
 from dispatcher.plan import ClientTokens
 from dispatcher.policy.lane import LanePolicy, LaneState
@@ -30,19 +21,17 @@ from dispatcher.policy.rate_control import Aimd, FixedRate, RateController
 from dispatcher.policy.retry import RetryQuota
 from dispatcher.policy.token_bucket import TokenBucket
 from dispatcher.policy.token_window import TokenWindow
-from dispatcher.prepare import Intent, Preparation, Prepared, find_checkpoint
-from dispatcher.report import CLASS_OF, instant, open_reader, receipts
+from dispatcher.report import CLASS_OF, instant
 from dispatcher.sender import Sender
-from dispatcher.settings import Resolved, Settings
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator, Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from dispatcher.checkpoint.base import Plan
-    from dispatcher.diff import Diff
-    from dispatcher.manifest import Manifest
-    from dispatcher.model import Counts, Outcome, Receipt
-    from dispatcher.observe import Hook
+    from dispatcher.clock import Clock
+    from dispatcher.model import Counts, Outcome
+    from dispatcher.prepare import Prepared
+    from dispatcher.settings import Resolved
     from dispatcher.transport.base import Transport
 
     OpenTransport = Callable[[Plan, Resolved], Awaitable[Transport]]
@@ -59,6 +48,8 @@ class Run:
         self._clock = clock
         self._engine: Engine | None = None
         self._drain_code: int | None = None
+        self._last = prepared.counts, 0
+        self._is_closed = False
         self.plan = prepared.plan
         self.progress = Progress(base=prepared.counts)
         self.started_s = time.monotonic()
@@ -154,6 +145,7 @@ class Run:
         admission = Admission(bucket=bucket, lane=lane, clock=clock)
         quota = RetryQuota(now_s=now_s)
         self.progress.rate_per_s = rate.rate_per_s
+        flow: Flow
         engine: Engine
         sender = Sender(
             plan=prepared.plan,
@@ -168,7 +160,7 @@ class Run:
             clock=clock,
             hooks=self._hooks,
             progress=self.progress,
-            on_change=lambda: engine.halt(),  # noqa: PLW0108  (it is made below)
+            on_change=lambda: flow.halt(),  # noqa: PLW0108  (it is made below)
         )
         feed = Feed(
             writer=writer,
@@ -177,11 +169,10 @@ class Run:
             max_attempts=settings.max_attempts,
             max_devices=settings.limit,
         )
-        engine = Engine(
+        flow = Flow(
             lane=lane,
             admission=admission,
             sender=sender,
-            transport=transport,
             writer=writer,
             feed=feed,
             rate=rate,
@@ -189,6 +180,17 @@ class Run:
             clock=clock,
             rng=random.Random(),
             max_attempts=settings.max_attempts,
+            on_error=lambda error: engine.fail(error),  # noqa: PLW0108  (it is made below)
+        )
+        engine = Engine(
+            flow=flow,
+            lane=lane,
+            admission=admission,
+            sender=sender,
+            transport=transport,
+            writer=writer,
+            feed=feed,
+            clock=clock,
         )
         return engine
 
@@ -236,10 +238,8 @@ class Run:
 
     def summary(self) -> Summary:
         """Return how the whole run stands, and what this process did."""
-        checkpoint, progress = self._prepared.checkpoint, self.progress
-        counts = self.counts
-        with contextlib.suppress(DispatcherError):
-            counts = checkpoint.counts()
+        progress = self.progress
+        counts, removed = self._counted()
         summary = Summary(
             run=self.plan.run,
             counts=counts,
@@ -249,11 +249,19 @@ class Run:
             retried=progress.retried,
             elapsed_s=time.monotonic() - self.started_s,
         )
-        bad = counts.in_doubt or counts.rejected > checkpoint.removed_rejected()
+        bad = counts.in_doubt or counts.rejected > removed
         if counts.pending:  # only --limit ends a run early without an error: judge what it sent
             bad = bool(progress.settled.get("rejected") or progress.settled.get("in_doubt"))
         summary.exit = 1 if bad else 0
         return summary
+
+    def _counted(self) -> tuple[Counts, int]:
+        """Return the counts, and how many rejected devices left the manifest; the last ones once closed."""
+        if not self._is_closed:
+            with contextlib.suppress(DispatcherError):
+                checkpoint = self._prepared.checkpoint
+                self._last = checkpoint.counts(), checkpoint.removed_rejected()
+        return self._last
 
     def already_complete(self) -> Summary:
         """Return the summary of a run that needs nothing more, and give the lease back."""
@@ -272,150 +280,10 @@ class Run:
             self._prepared.checkpoint.release(now=self._clock.wall())
 
     def close(self) -> None:
-        """Close the checkpoint and drop the locks."""
+        """Close the checkpoint and drop the locks; counts stay."""
+        self._counted()
+        self._is_closed = True
         self._prepared.close()
-
-
-class Dispatcher:
-    """Runs manifests by one set of settings; see `open_dispatcher`."""
-
-    def __init__(self, settings: Settings, *, open_transport: OpenTransport) -> None:
-        """Use `settings`; `open_transport` makes the connection of a lane."""
-        self._settings = settings
-        self._open_transport = open_transport
-        self._clock = SystemClock()
-        self._runs: set[Run] = set()
-
-    async def run(
-        self,
-        manifest: Manifest,
-        *,
-        on_event: Hook | None = None,
-        confirm: Callable[[str, Diff], None] | None = None,
-        before: Callable[[Run], None] | None = None,
-    ) -> Summary:
-        """Start or resume what `manifest` asks for, and return its summary.
-
-        Args:
-            manifest: the intent.
-            on_event: called with every `observe.Event`.
-            confirm: asked before an edited manifest is applied; raises to decline.
-            before: called with the planned run before anything is sent; raises to decline.
-
-        Raises:
-            UsageError: the manifest, its inventory or a setting is wrong (exit code 2).
-            RunStopped: a guard stopped the run (3); the error's `summary` has the counts.
-            CheckpointError: the checkpoint cannot be used (4).
-        """
-        settings = self._settings.resolve(manifest)
-        region = settings.region
-        if region is None:
-            region = await asyncio.to_thread(_chain_region, settings)
-        intent = Intent.of(manifest, settings, region)
-        preparation = Preparation(settings, confirm=confirm)
-        prepared = await asyncio.to_thread(preparation.of_manifest, intent)
-        return await self._drive(prepared, settings, on_event, before)
-
-    async def resume(
-        self, run: str, *, on_event: Hook | None = None, before: Callable[[Run], None] | None = None
-    ) -> Summary:
-        """Drain the stored plan of `run`, a run id or a checkpoint's path; raises as `run` does."""
-        settings = self._settings.resolve()
-        path = find_checkpoint(run, settings)
-        prepared = await asyncio.to_thread(Preparation(settings).of_checkpoint, path)
-        settings = self._settings.resolve(command=Command(prepared.plan.command), stored=prepared.plan.limits)
-        return await self._drive(prepared, settings, on_event, before)
-
-    async def _drive(
-        self,
-        prepared: Prepared,
-        settings: Resolved,
-        on_event: Hook | None,
-        before: Callable[[Run], None] | None,
-    ) -> Summary:
-        run = Run(prepared, settings, Hooks((on_event,) if on_event else ()), self._clock)
-        self._runs.add(run)
-        try:
-            if run.is_complete():
-                return run.already_complete()
-            transport = await self._ready(run, before)
-            try:
-                return await run.go(transport)
-            finally:
-                await transport.close()
-        finally:
-            self._runs.discard(run)
-            run.close()
-
-    async def _ready(self, run: Run, before: Callable[[Run], None] | None) -> Transport:
-        """Ask, connect and check the account; where any of it fails, the lease is given back."""
-        try:
-            if before is not None:
-                before(run)
-            transport = await self._open_transport(run.plan, run.settings)
-            try:
-                await _check_account(run, transport)
-            except BaseException:
-                await transport.close()
-                raise
-        except BaseException:
-            run.abandon()
-            raise
-        return transport
-
-    def drain(self, exit_code: int = 130) -> None:
-        """Stop every run of this dispatcher gently."""
-        for run in self._runs:
-            run.drain(exit_code)
-
-    async def receipts(self, run: str, *, states: Collection[str] | None = None) -> AsyncIterator[Receipt]:
-        """Yield one receipt per device of `run`; `states` filters by class."""
-        reader = open_reader(find_checkpoint(run, self._settings.resolve()))
-        try:
-            rows = receipts(reader, states=states)
-            while block := await asyncio.to_thread(_take, rows, 1_000):
-                for receipt in block:
-                    yield receipt
-        finally:
-            reader.close()
-
-
-@contextlib.asynccontextmanager
-async def open_dispatcher(
-    settings: Settings | None = None, *, open_transport: OpenTransport | None = None
-) -> AsyncIterator[Dispatcher]:
-    """Open a dispatcher. `open_transport` replaces the network, for tests and simulations."""
-    dispatcher = Dispatcher(settings or Settings(), open_transport=open_transport or open_sdk_transport)
-    try:
-        yield dispatcher
-    finally:
-        dispatcher.drain()
-
-
-async def open_sdk_transport(plan: Plan, settings: Resolved) -> Transport:
-    """Open the reference transport; importing the SDK takes half a second, so it is done here."""
-    from dispatcher.transport.aiobotocore import AiobotocoreTransport
-
-    transport = AiobotocoreTransport(
-        plan,
-        max_in_flight=settings.max_in_flight,
-        attempt_timeout_s=settings.attempt_timeout_s,
-        profile=settings.profile,
-    )
-    await transport.open()
-    return transport
-
-
-async def _check_account(run: Run, transport: Transport) -> None:
-    """On real endpoints: refuse credentials of another account than the run's, before anything is sent."""
-    identity = getattr(transport, "identity", None)
-    account = await identity() if identity is not None else None
-    expected = run.account
-    if account is not None and expected is not None and account != expected:
-        raise PlanMismatch(
-            f"these credentials are of account {account}, run {run.plan.run} belongs to {expected}",
-            hint="use the credentials it began with (--profile), or another --run-key",
-        )
 
 
 def _rate_controller(settings: Resolved, learned: float | None, clock: Clock) -> RateController:
@@ -428,20 +296,6 @@ def _window(settings: Resolved) -> TokenWindow:
     """The token window less a margin: a call may take as long as its deadline to reach the service."""
     margin_s = min(settings.attempt_timeout_s, settings.token_window_s / 4)
     return TokenWindow(settings.token_window_s - margin_s)
-
-
-def _chain_region(settings: Resolved) -> str:
-    from dispatcher.transport.aiobotocore import configured_region
-
-    region = configured_region(settings.profile)
-    if region is None:
-        hint = "set `region` in the manifest, or give --region, or set AWS_REGION"
-        raise UsageError("no region is set", hint=hint)
-    return region
-
-
-def _take(rows: Iterator[Receipt], count: int) -> list[Receipt]:
-    return list(itertools.islice(rows, count))
 
 
 def resume_hint(run: str) -> str:

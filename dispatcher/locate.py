@@ -1,0 +1,56 @@
+"""Finding a run's checkpoint, and what can be said of one at a glance."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from dispatcher.checkpoint.registry import Record, Registry
+from dispatcher.errors import CheckpointError, UsageError
+
+if TYPE_CHECKING:
+    from dispatcher.checkpoint.base import Plan, Stored
+    from dispatcher.settings import Resolved
+
+
+def stored_plan(checkpoint: Stored) -> Plan:
+    """Return the committed plan; raise `CheckpointError` where planning never finished."""
+    plan = checkpoint.plan()
+    if plan is None:
+        raise CheckpointError(
+            "the checkpoint holds no committed plan", hint="run the manifest: planning was interrupted"
+        )
+    return plan
+
+
+def binds(checkpoint: Stored) -> bool:
+    """Whether anything was accepted or may have been: until then a plan binds nothing."""
+    counts = checkpoint.counts()
+    return bool(counts.accepted or counts.in_doubt)
+
+
+def is_older(checkpoint: Stored, plan: Plan, record: Record) -> bool:
+    """Whether the registry remembers claims that this file has never seen."""
+    return record.plan_id != plan.plan_id or record.claims > checkpoint.standing().claims
+
+
+def find_checkpoint(word: str, settings: Resolved) -> Path:
+    """Find what `RUN|CHECKPOINT` means: a file, else a run of the registry, else of the state folder."""
+    looks_like_path = os.sep in word or word.endswith(".db")
+    if looks_like_path and Path(word).exists():
+        return Path(word).absolute()
+    if not looks_like_path or "/" not in word:
+        record = Registry(settings.state_dir).get(word)
+        if record is not None and Path(record.checkpoint).exists():
+            return Path(record.checkpoint)
+        if record is not None:
+            raise CheckpointError(
+                f"the checkpoint of run {word} is not at {record.checkpoint} any more",
+                hint="put it back, or name where it is now",
+            )
+        if (settings.state_dir / f"{word}.db").exists():
+            return settings.state_dir / f"{word}.db"
+        if Path(word).is_file():
+            return Path(word).absolute()
+    raise UsageError(f"no run or checkpoint is called {word}", hint="`dispatcher runs` lists the known ones")
