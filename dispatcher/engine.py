@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING
 
 from dispatcher.errors import DispatcherError
 from dispatcher.flow import DOUBTS
+from dispatcher.model import Kind
 from dispatcher.policy.lane import LaneState
 from dispatcher.policy.verdict import Verdict
 from dispatcher.trial import Trial, systemic_reason
@@ -139,8 +140,7 @@ class Engine:
         """Find out whether the lane is back: one call, after the wait its state asks for."""
         self._flow.resume()
         if self._lane.state is LaneState.DENIED:
-            await self._transport.renew()
-            self._lane.renewed()
+            await self._renew()
         await self._flow.nap(self._lane.probe_in_s(self._clock.monotonic()))
         self._lane.check_patience(None, self._clock.monotonic())
         if self._flow.is_halted or self._lane.state is LaneState.STOPPED:
@@ -154,6 +154,11 @@ class Engine:
             await self._flow.set_aside([flight])
         else:
             await self._flow.carry_out(flight, verdict)
+
+    async def _renew(self) -> None:
+        """Fetch credentials and clock anew; the next refusal is final."""
+        await self._transport.renew()
+        self._lane.renewed()
 
     async def _probe_flight(self) -> Flight | None:
         """Prefer a batch in doubt: a probe in an outage may leave doubt, and must not spread it."""
@@ -184,6 +189,8 @@ class Engine:
             child = trial.untried.popleft()
             verdict = await self._solo(child, probe=False)
             while verdict is Verdict.RETRY and self._lane.state is LaneState.TRIAL:
+                if child.answer is not None and child.answer.kind is Kind.DENIED:
+                    await self._renew()
                 await self._flow.nap(self._flow.backoff_s(child))
                 verdict = await self._solo(child, probe=False)
             if verdict is Verdict.ACCEPT or verdict in DOUBTS:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from dispatcher.checkpoint.base import Plan
+from dispatcher.checkpoint.base import Checkpoint, Plan
 from dispatcher.checkpoint.lease import Holder, Locks, check_holder, lock_paths, this_holder
 from dispatcher.checkpoint.registry import Marker, Record, Registry
 from dispatcher.checkpoint.sqlite import SqliteCheckpoint
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 class Prepared:
     """A run that may be sent: leased, planned, with its registry record."""
 
-    checkpoint: SqliteCheckpoint
+    checkpoint: Checkpoint
     plan: Plan
     marker: Marker
     locks: Locks

@@ -8,7 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 from dispatcher.admission import Admission
-from dispatcher.checkpoint.writer import ThreadOffload, Writer
+from dispatcher.checkpoint.writer import Offload, ThreadOffload, Writer
 from dispatcher.engine import Engine
 from dispatcher.errors import DispatcherError, RunInterrupted, RunStopped
 from dispatcher.feed import Feed
@@ -40,8 +40,19 @@ if TYPE_CHECKING:
 class Run:
     """One run under way in this process; `drain` stops it gently."""
 
-    def __init__(self, prepared: Prepared, settings: Resolved, hooks: Hooks, clock: Clock) -> None:
-        """Hold a prepared run; `go` sends it."""
+    def __init__(
+        self,
+        prepared: Prepared,
+        settings: Resolved,
+        hooks: Hooks,
+        clock: Clock,
+        *,
+        offload: Offload | None = None,
+        rng: random.Random | None = None,
+    ) -> None:
+        """Hold a prepared run; `go` sends it. `offload` and `rng` are for virtual time and replays."""
+        self._offload = offload
+        self._rng = rng or random.Random()
         self._prepared = prepared
         self._settings = settings
         self._hooks = hooks
@@ -96,7 +107,7 @@ class Run:
         """Send until the run is drained. Raises `DispatcherError`, with `summary`, where it was stopped."""
         prepared, clock, settings = self._prepared, self._clock, self._settings
         self.started_s = time.monotonic()
-        offload = ThreadOffload()
+        offload = self._offload or ThreadOffload()
         writer = Writer(
             prepared.checkpoint,
             clock=clock,
@@ -127,7 +138,8 @@ class Run:
                 )
             )
             await self._engine.run()
-            await writer.learn(rate=rate.rate_per_s)
+            if rate.snapshot().cuts:  # else nothing was learnt but that the ceiling was not reached
+                await writer.learn(rate=rate.rate_per_s)
         except DispatcherError as failure:
             error = failure
         finally:
@@ -178,7 +190,7 @@ class Run:
             rate=rate,
             quota=quota,
             clock=clock,
-            rng=random.Random(),
+            rng=self._rng,
             max_attempts=settings.max_attempts,
             on_error=lambda error: engine.fail(error),  # noqa: PLW0108  (it is made below)
         )

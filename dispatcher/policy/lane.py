@@ -154,9 +154,9 @@ class LanePolicy:
 
     def _denied(self, answer: Answer, now_s: float) -> None:
         self.faults += 1
-        if self._renewed or self.state is LaneState.TRIAL:
+        if self._renewed:
             self.stop(f"the service refuses our credentials or permissions ({_said(answer)})")
-        elif self.state is not LaneState.DENIED:
+        elif self.state not in (LaneState.DENIED, LaneState.TRIAL):
             self._enter(LaneState.DENIED, now_s)
 
     def renewed(self) -> None:
@@ -195,7 +195,7 @@ class LanePolicy:
     def _enter(self, state: LaneState, now_s: float) -> None:
         if state in FLOWING:
             self.probes = 0
-        else:
+        elif state is not self.state or now_s >= self.next_probe_s:  # stragglers of the flow are no probes
             first, cap = _PROBE_FIRST_S[state.value], _PROBE_CAP_S[state.value]
             self.next_probe_s = now_s + min(cap, first * 2.0 ** min(self.probes, 20))
             self.probes += 1

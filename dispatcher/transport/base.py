@@ -98,6 +98,8 @@ def _speaks_of_reused_token(code: str | None, message: str | None, targets: Sequ
         return True
     if code in ("ThrottlingException", "ServiceQuotaExceededException") or not message:
         return False
-    for target in targets:
-        message = message.replace(target, "")
+    if targets:
+        # The text may quote the devices, and an id may contain the very words that are looked for.
+        longest_first = sorted(map(re.escape, targets), key=len, reverse=True)
+        message = re.sub(rf"(?<![\w-])(?:{'|'.join(longest_first)})(?![\w-])", "", message)
     return _TOKEN_REUSED.search(message) is not None

@@ -1,0 +1,293 @@
+"""Group commit: when a block is written, in what order, and what a failure means."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, TypeVar
+
+import pytest
+
+from dispatcher.checkpoint.base import Plan
+from dispatcher.checkpoint.memory import MemoryCheckpoint
+from dispatcher.checkpoint.writer import BLOCK_ROWS, MAX_WAITING, InlineOffload, ThreadOffload, Writer
+from dispatcher.errors import CheckpointError, CheckpointIo
+from dispatcher.model import Batch, BatchState, Lane, Outcome
+from dispatcher.plan import cut
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Sequence
+
+    from dispatcher.errors import DispatcherError
+
+T = TypeVar("T")
+PLAN = Plan(
+    plan_id="p",
+    run="nightly",
+    command="reboot",
+    region="us-west-2",
+    intent_digest="i",
+    selection_digest="s",
+    inventory_digest="v",
+    planned_at=900.0,
+)
+
+
+class FrozenClock:
+    """Always the same instant."""
+
+    def monotonic(self) -> float:
+        return 5.0
+
+    def wall(self) -> float:
+        return 1000.0
+
+
+class HeldOffload(InlineOffload):
+    """Runs a call only when the test lets it through: a disk that stalls."""
+
+    def __init__(self) -> None:
+        self.gate = asyncio.Semaphore(0)
+
+    async def run(self, call: Callable[[], T]) -> T:
+        await self.gate.acquire()
+        return call()
+
+
+class RecordingCheckpoint(MemoryCheckpoint):
+    """Notes the order of what is asked of it, and fails at the call it is told to."""
+
+    def __init__(self, fail: Exception | None = None) -> None:
+        super().__init__()
+        self.said: list[object] = []
+        self.fail = fail
+
+    def record(self, outcomes: Sequence[Outcome], *, now: float) -> None:
+        if self.fail is not None:
+            raise self.fail
+        super().record(outcomes, now=now)
+        self.said.append([outcome.batch for outcome in outcomes])
+
+    def claim(self, *, limit: int, max_devices: int | None, now: float) -> list[Batch]:
+        self.said.append("claim")
+        return super().claim(limit=limit, max_devices=max_devices, now=now)
+
+
+class Bench:
+    """A writer over a memory checkpoint with its first batches claimed."""
+
+    def __init__(self, *, fail: Exception | None = None, offload: InlineOffload | None = None) -> None:
+        self.checkpoint = RecordingCheckpoint(fail)
+        self.checkpoint.write_plan(
+            PLAN, [Lane(index=0, region="us-west-2")], cut([[f"d{n:05d}" for n in range(50_000)]])
+        )
+        self.checkpoint.acquire("me", now=1000.0)
+        self.batches = self.checkpoint.claim(limit=4_500, max_devices=None, now=1000.0)
+        self.checkpoint.said.clear()
+        self.durable: list[int] = []
+        self.failures: list[DispatcherError] = []
+        self.marked: list[int] = []
+        self.writer = Writer(
+            self.checkpoint,
+            clock=FrozenClock(),
+            offload=offload or InlineOffload(),
+            mark=lambda batches: self.marked.extend(batch.number for batch in batches),
+            on_durable=self.told,
+            on_failure=self.failures.append,
+        )
+
+    def told(self, outcomes: Sequence[Outcome]) -> None:
+        for outcome in outcomes:
+            assert self.checkpoint._kept[outcome.batch].outcome.task_id == outcome.task_id
+            self.durable.append(outcome.batch)
+
+    def hand_in(self, start: int, count: int) -> None:
+        for batch in self.batches[start : start + count]:
+            self.writer.record(
+                Outcome(batch.number, BatchState.ACCEPTED, 10, 1, 1.0, 1.0, f"st-{batch.number}", "arn")
+            )
+
+
+def run(test: Callable[[], Coroutine[None, None, None]]) -> None:
+    asyncio.run(test())
+
+
+async def settle() -> None:
+    """Let everything that is ready run."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+def test_a_full_block_is_written_at_once() -> None:
+    """The 500th outcome starts a commit; 499 wait for the 20 ms timer."""
+
+    async def test() -> None:
+        bench = Bench()
+        bench.hand_in(0, BLOCK_ROWS - 1)
+        await settle()
+        assert bench.durable == []
+        bench.hand_in(BLOCK_ROWS - 1, 1)
+        await settle()
+        assert bench.durable == [batch.number for batch in bench.batches[:BLOCK_ROWS]]
+        assert len(bench.checkpoint.said) == 1
+        await bench.writer.close()
+
+    run(test)
+
+
+def test_an_old_outcome_is_written_without_company() -> None:
+    """A single outcome becomes durable by its timer alone."""
+
+    async def test() -> None:
+        done = asyncio.Event()
+        bench = Bench()
+        bench.writer._on_durable = lambda outcomes: done.set()
+        bench.hand_in(0, 1)
+        await asyncio.wait_for(done.wait(), 5.0)
+        assert bench.checkpoint.said == [[1]]
+        await bench.writer.close()
+
+    run(test)
+
+
+def test_order_is_kept() -> None:
+    """A claim, split or give-back never overtakes outcomes handed in before it, nor each other."""
+
+    async def test() -> None:
+        offload = HeldOffload()
+        bench = Bench(offload=offload)
+        bench.hand_in(0, 2)
+        first = asyncio.create_task(bench.writer.claim(limit=1, max_devices=None))
+        await settle()
+        bench.hand_in(2, 1)
+        second = asyncio.create_task(bench.writer.claim(limit=1, max_devices=None))
+        await settle()
+        assert (bench.durable, bench.marked) == ([], [])
+        offload.gate.release()
+        found = [batch.number for batch in await first]
+        assert (bench.durable, bench.marked) == ([1, 2], found)
+        offload.gate.release()
+        found += [batch.number for batch in await second]
+        assert (bench.durable, bench.marked) == ([1, 2, 3], found)
+        assert bench.checkpoint.said == [[1, 2], "claim", [3], "claim"]
+        await bench.writer.close()
+
+    run(test)
+
+
+def test_outcomes_of_a_busy_disk_gather_in_the_next_block() -> None:
+    """What comes in during a commit is written by the next, without waiting for a timer."""
+
+    async def test() -> None:
+        offload = HeldOffload()
+        bench = Bench(offload=offload)
+        bench.hand_in(0, BLOCK_ROWS)
+        await settle()
+        bench.hand_in(BLOCK_ROWS, 3)
+        offload.gate.release()
+        offload.gate.release()
+        await settle()
+        assert [len(block) for block in bench.checkpoint.said if isinstance(block, list)] == [BLOCK_ROWS, 3]
+        await bench.writer.close()
+
+    run(test)
+
+
+def test_a_cancelled_caller_loses_no_commit() -> None:
+    """The turn of a cancelled caller is finished and its outcomes are told."""
+
+    async def test() -> None:
+        offload = HeldOffload()
+        bench = Bench(offload=offload)
+        bench.hand_in(0, 1)
+        flush = asyncio.create_task(bench.writer.flush())
+        await settle()
+        flush.cancel()
+        await settle()
+        assert flush.cancelled()
+        offload.gate.release()
+        await settle()
+        assert bench.durable == [1]
+        await bench.writer.close()
+
+    run(test)
+
+
+@pytest.mark.parametrize("error", [CheckpointIo("no space left"), ZeroDivisionError("a bug")])
+def test_a_failure_is_final_and_told_once(error: Exception) -> None:
+    """The first error, foreseen or not, is kept, told once and raised by everything after it."""
+
+    async def test() -> None:
+        bench = Bench(fail=error)
+        bench.hand_in(0, BLOCK_ROWS)
+        await settle()
+        assert len(bench.failures) == 1
+        assert bench.writer.failure is bench.failures[0]
+        assert "no space left" in str(bench.failures[0]) or "a bug" in str(bench.failures[0])
+        bench.checkpoint.fail = None
+        for call in (
+            bench.writer.flush,
+            lambda: bench.writer.claim(limit=1, max_devices=None),
+            lambda: bench.writer.give_back([2_000]),
+            bench.writer.check_lease,
+        ):
+            with pytest.raises(CheckpointError) as raised:
+                await call()
+            assert raised.value is bench.writer.failure
+        bench.hand_in(BLOCK_ROWS, 1)
+        await bench.writer.close()
+        assert (bench.durable, len(bench.failures)) == ([], 1)
+        assert bench.checkpoint.said == []
+
+    run(test)
+
+
+def test_a_block_before_a_failed_claim_is_told() -> None:
+    """Outcomes that were committed count as durable, though the claim behind them failed."""
+
+    async def test() -> None:
+        bench = Bench()
+
+        def refuse(_batches: Sequence[Batch]) -> None:
+            raise CheckpointIo("the registry is on a full disk")
+
+        bench.writer._mark = refuse
+        bench.hand_in(0, 2)
+        with pytest.raises(CheckpointIo, match="full disk"):
+            await bench.writer.claim(limit=1, max_devices=None)
+        assert bench.durable == [1, 2]
+        assert len(bench.failures) == 1
+        await bench.writer.close()
+
+    run(test)
+
+
+def test_a_crowd_waits_for_room() -> None:
+    """At the bound of waiting outcomes workers are told to wait, and one commit makes room."""
+
+    async def test() -> None:
+        offload = HeldOffload()
+        bench = Bench(offload=offload)
+        bench.hand_in(0, MAX_WAITING)
+        assert bench.writer.is_crowded
+        offload.gate.release()  # the flush that is under way
+        offload.gate.release()  # and the turn of whoever waits
+        await bench.writer.room()
+        assert not bench.writer.is_crowded
+        assert len(bench.durable) == MAX_WAITING
+        await bench.writer.close()
+
+    run(test)
+
+
+def test_a_thread_keeps_the_loop_free() -> None:
+    """Over a thread the same holds: everything handed in is durable after a close."""
+
+    async def test() -> None:
+        offload = ThreadOffload()
+        bench = Bench(offload=offload)  # type: ignore[arg-type]
+        bench.hand_in(0, 700)
+        await bench.writer.close()
+        offload.close()
+        assert sorted(bench.durable) == list(range(1, 701))
+
+    run(test)
