@@ -263,7 +263,7 @@ class Preparation:
                 bad_rows=report.bad_rows,
             )
             checkpoint.acquire(_encoded(this_holder()), now=self._now())
-            self._remember(checkpoint, edited, is_recut=True)  # before: a crash must not find it unsaid
+            self._remember(checkpoint, edited, is_recut=changes > 0)  # first: a crash must not find it unsaid
             checkpoint.edit(edited, work=found.work(), added=cut(found.new_blocks()), now=self._now())
         finally:
             found.close()

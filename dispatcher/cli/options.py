@@ -13,7 +13,7 @@ from dispatcher.redact import inert, redacted
 from dispatcher.settings import TRANSPORTS, Settings, unknown_variables
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 _NOT_SETTINGS = ("config", "json_", "verbose", "log_file")
 
@@ -74,6 +74,15 @@ def settings_from(options: dict[str, Any]) -> Settings:
         note(f"warning: {warning}")
     flags = {key: value for key, value in options.items() if key not in _NOT_SETTINGS}
     return Settings.layered(flags=flags, environment=os.environ, config=options.get("config"))
+
+
+def ignored_endpoints(environment: Mapping[str, str]) -> list[str]:
+    """Say which of the SDK's endpoint variables are set: they could redirect signed calls unseen."""
+    return [
+        f"{name} is ignored; --endpoint-url or the manifest's endpoint_url says where to send"
+        for name in ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_SNOW_DEVICE_MANAGEMENT")
+        if environment.get(name)
+    ]
 
 
 def note(text: str) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dispatcher.cli import fail, print_json
-from dispatcher.cli.options import note, run_options, settings_from
+from dispatcher.cli.options import ignored_endpoints, note, run_options, settings_from
 from dispatcher.errors import DispatcherError, RunInterrupted, UsageError
 
 if TYPE_CHECKING:
@@ -201,7 +201,7 @@ class _Session:
 
     def _before(self, run: Run) -> None:
         """Tell what will happen, and ask where that is due."""
-        for sentence in run.notes:
+        for sentence in (*run.notes, *ignored_endpoints(os.environ)):
             note(sentence)
         plan = run.plan
         to_send = run.counts.pending + run.counts.in_doubt
