@@ -29,6 +29,8 @@ class DispatcherError(Exception):
         super().__init__(message)
         self.message = message
         self.hint = hint
+        self.run: str | None = None
+        """The run it is about, where that is known."""
         self.summary: Any = None
         """The run's `Summary` where counts were known when the run failed."""
 

@@ -37,6 +37,11 @@ class Flight:
         """Whether a task may exist: then this batch may be neither split, rejected nor given back."""
         return self.doubt_at is not None
 
+    def end_turn(self, answer: Answer | None) -> None:
+        """Hand the answer to the retry loop that waits for it; None: no attempt was made."""
+        if self.turn is not None and not self.turn.done():
+            self.turn.set_result(answer)
+
     def returned(self, answer: Answer, *, sent_at: float, sent_s: float, probe: bool) -> None:
         """Note one attempt and its answer."""
         self.attempts += 1

@@ -104,9 +104,11 @@ class Flow:
         self._stir.set()
         self._hungry.set()
         self._admission.interrupt()
-        for flight in self.due:
-            if flight.turn is not None and not flight.turn.done():
-                flight.turn.set_result(None)
+        # A retry's own loop takes it aside; were it left in line as well, it would be sent and settled twice.
+        retries = [flight for flight in self.due if flight.turn is not None]
+        self.due = deque(flight for flight in self.due if flight.turn is None)
+        for flight in retries:
+            flight.end_turn(None)
 
     def resume(self) -> None:
         """Begin a phase."""
@@ -168,7 +170,7 @@ class Flow:
         while (flight := await self._next()) is not None:
             answer = await self._sender.send(flight)
             if flight.turn is not None:
-                flight.turn.set_result(answer)
+                flight.end_turn(answer)
             else:
                 await self._digest(flight, answer)
             if self._writer.is_crowded:
@@ -178,8 +180,12 @@ class Flow:
         """Wait in line for a slot, a batch and its permit; None when the phase is over."""
         async with self._sender.gate:
             while await self._admission.slot() and (flight := await self._take()) is not None:
-                if await self._sender.permit(flight):
-                    return flight
+                try:
+                    if await self._sender.permit(flight):
+                        return flight
+                except BaseException:
+                    flight.end_turn(None)  # its retry loop must not wait for a worker that is gone
+                    raise
                 self._not_sent(flight)
             return None
 
@@ -202,7 +208,7 @@ class Flow:
     def _not_sent(self, flight: Flight) -> None:
         """Put a flight back that got no permit: interrupted, or its token window has closed."""
         if flight.turn is not None:
-            flight.turn.set_result(None)
+            flight.end_turn(None)
         elif self._halt.is_set():
             self._ready.appendleft(flight)
         else:

@@ -15,7 +15,7 @@ import itertools
 from typing import TYPE_CHECKING
 
 from dispatcher.clock import SystemClock
-from dispatcher.errors import PlanMismatch, UsageError
+from dispatcher.errors import DispatcherError, PlanMismatch, UsageError
 from dispatcher.intent import Intent
 from dispatcher.locate import find_checkpoint
 from dispatcher.model import Command, Summary
@@ -75,8 +75,9 @@ class Dispatcher:
             region = await asyncio.to_thread(_chain_region, settings)
         intent = Intent.of(manifest, settings, region)
         preparation = Preparation(settings, confirm=confirm)
-        prepared = await asyncio.to_thread(preparation.of_manifest, intent)
-        return await self._drive(prepared, settings, on_event, before)
+        with _about(intent.run):
+            prepared = await asyncio.to_thread(preparation.of_manifest, intent)
+            return await self._drive(prepared, settings, on_event, before)
 
     async def resume(
         self, run: str, *, on_event: Hook | None = None, before: Callable[[Run], None] | None = None
@@ -166,6 +167,16 @@ async def open_sdk_transport(plan: Plan, settings: Resolved) -> Transport:
     )
     await transport.open()
     return transport
+
+
+@contextlib.contextmanager
+def _about(run: str) -> Iterator[None]:
+    """Name the run in whatever error leaves."""
+    try:
+        yield
+    except DispatcherError as error:
+        error.run = run
+        raise
 
 
 async def _check_account(run: Run, transport: Transport) -> None:

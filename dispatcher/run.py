@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from dispatcher.checkpoint.base import Plan
+    from dispatcher.checkpoint.writer import Offload
     from dispatcher.clock import Clock
     from dispatcher.model import Counts, Outcome
     from dispatcher.prepare import Prepared
@@ -231,7 +232,10 @@ class Run:
         now = self._clock.wall()
         summary = self.summary()
         if error is None and lane.state is LaneState.STOPPED:
-            error = RunStopped(f"the run was stopped: {lane.reason}", hint=resume_hint(self.plan.run))
+            error = RunStopped(
+                f"the run was stopped: {lane.reason}",
+                hint=f"put that right, then run the manifest again, or {resume_hint(self.plan.run)}",
+            )
         if error is None and self._drain_code is not None:
             error = RunInterrupted(
                 "interrupted; nothing is lost", exit_code=self._drain_code, hint=resume_hint(self.plan.run)

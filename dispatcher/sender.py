@@ -70,7 +70,7 @@ class Sender:
         self._told_rate = rate.rate_per_s
         self._gate = asyncio.Lock()
         self._look: asyncio.Task[None] | None = None
-        self._may_replay = not lane.proven
+        self._may_replay = not lane.proven and not plan.rebuilt
         self.failure: DispatcherError | None = None
 
     @property

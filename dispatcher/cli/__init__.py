@@ -112,7 +112,7 @@ def fail(error: DispatcherError, *, as_json: bool) -> int:
 
     line = redacted(inert(error.one_line())) or ""
     if as_json:
-        summary: Any = error.summary or Summary(run=getattr(error, "run", "") or "")
+        summary: Any = error.summary or Summary(run=error.run or "")
         summary.exit, summary.error = error.exit_code, line
         print_json(summary.as_json())
     click.echo(f"error: {line}", err=True)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+import msgspec
 
 from dispatcher.cli import print_json
 from dispatcher.cli.options import common_options, settings_from
@@ -14,8 +16,11 @@ from dispatcher.errors import CheckpointError, DispatcherError, UsageError
 from dispatcher.model import DEVICE_CLASSES
 
 if TYPE_CHECKING:
+    from dispatcher.checkpoint.base import Standing
+    from dispatcher.checkpoint.reading import SqliteReader
     from dispatcher.settings import Resolved
 
+RATE_WINDOW_S = 10.0
 FORMATS = ("text", "json", "jsonl", "csv")
 
 
@@ -178,7 +183,7 @@ def _status_of(path: Path, settings: Resolved) -> dict[str, Any]:
             raise CheckpointError(f"{path} holds no committed plan", hint="run its manifest")
         live = any(is_locked(lock) for lock in lock_paths(path, settings.state_dir, plan.run))
         left = -(-counts.pending // 10)
-        rate = reader.calls_per_s(standing.heartbeat_at)
+        rate = _recent_rate(reader, standing)
         return {
             "run": plan.run,
             "state": _state_word(live=live, counts=counts),
@@ -202,6 +207,18 @@ def _status_of(path: Path, settings: Resolved) -> dict[str, Any]:
         }
     finally:
         reader.close()
+
+
+def _recent_rate(reader: SqliteReader, standing: Standing) -> float:
+    """Return settled batches per second of late: of the last 10 s, or since its process began if that is less."""
+    from dispatcher.checkpoint.lease import Holder
+
+    age_s = RATE_WINDOW_S
+    if standing.holder is not None:
+        with contextlib.suppress(msgspec.DecodeError):
+            began_at = msgspec.json.decode(standing.holder, type=Holder).since
+            age_s = standing.heartbeat_at - began_at
+    return reader.calls_per_s(standing.heartbeat_at, window_s=min(RATE_WINDOW_S, max(0.1, age_s)))
 
 
 def _state_word(*, live: bool, counts: Any) -> str:

@@ -96,6 +96,7 @@ class LanePolicy:
     probes: int = 0
     next_probe_s: float = 0.0
     _odd: int = 0
+    _last: Answer | None = None
     _renewed: bool = False
 
     def __post_init__(self) -> None:
@@ -116,6 +117,7 @@ class LanePolicy:
         """Take in one answer of this lane."""
         if self.state is LaneState.STOPPED:
             return
+        self._last = answer
         self._odd = self._odd + 1 if answer.kind is Kind.ODD else 0
         if answer.pace is Pace.OK:
             self._good(answer, now_s)
@@ -166,7 +168,8 @@ class LanePolicy:
     def check_patience(self, answer: Answer | None, now_s: float) -> None:
         """Stop the lane when nothing good came for `patience_s`."""
         if self.state is not LaneState.STOPPED and now_s - self.last_good_s >= self.patience_s:
-            last = f" ({_said(answer)})" if answer is not None else ""
+            answer = answer or self._last
+            last = f" ({_said(answer)})" if answer is not None and answer.pace is not Pace.OK else ""
             self.stop(f"nothing was accepted for {self.patience_s:g} s, the patience_s of this run{last}")
 
     def begin_trial(self) -> None:

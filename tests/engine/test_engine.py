@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from dispatcher.errors import CheckpointIo, RunInterrupted, RunStopped
+from dispatcher.errors import CheckpointIo, CheckpointLeased, RunInterrupted, RunStopped
 from dispatcher.model import Answer, Kind
 from dispatcher.run import Run
 from dispatcher.transport.base import TaskView
@@ -419,3 +419,16 @@ def test_events_follow_durability(bench: Make) -> None:
     settled = [event for event in made.events if type(event).__name__ == "BatchSettled"]
     assert sum(event.devices for event in settled if event.state == "accepted") == 199
     assert all(event.json() and event.text() for event in made.events)
+
+
+def test_a_lease_lost_during_retries_ends_the_run(bench: Make) -> None:
+    """A retry whose lease check fails stops the run; nobody waits for an attempt that never comes."""
+    made = bench(40, fate=lambda *_: FAULT)
+    made.checkpoint.check_lease = _taken_over
+    _, error = made.go(max_attempts=50)
+    assert error is not None
+    assert error.exit_code == 4
+
+
+def _taken_over(*, now: float) -> None:
+    raise CheckpointLeased("another runner took the run over")

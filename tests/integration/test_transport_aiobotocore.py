@@ -98,7 +98,11 @@ def test_a_success_brings_the_task() -> None:
             assert answer.task_arn is not None
             assert answer.task_arn.endswith(answer.task_id)
             (task,) = emulator.ledger.tasks
-            assert json.loads(bytes(task.tags)) == {"owner": "ops", "dispatcher-run": "nightly", "dispatcher-token": TOKEN}
+            assert json.loads(bytes(task.tags)) == {
+                "owner": "ops",
+                "dispatcher-run": "nightly",
+                "dispatcher-token": TOKEN,
+            }
             view = await transport.describe_task(answer.task_id)
             assert view is not None
             assert view.targets == ("smd-1", "smd-2")

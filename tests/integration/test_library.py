@@ -1,0 +1,182 @@
+"""The library as ops tooling uses it: one dispatcher, real sockets, events, receipts."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import dispatcher
+from dispatcher import (
+    BatchSettled,
+    Dispatcher,
+    Inventory,
+    Limits,
+    Manifest,
+    ManifestError,
+    PlanMismatch,
+    Settings,
+    UsageError,
+    open_dispatcher,
+)
+from dispatcher.emulator.app import run_emulator
+from dispatcher.emulator.config import Config
+from dispatcher.emulator.faults import Fault, FaultPlan
+
+IDS = [f"smd-{i:04d}" for i in range(95)]
+
+
+def manifest(**changes: Any) -> Manifest:
+    values: dict[str, Any] = {
+        "name": "ops", "command": "reboot", "region": "us-west-2", "inventory": Inventory(targets=IDS),
+        "limits": Limits(rate_per_s=500, burst=20, max_in_flight=16),
+    }  # fmt: skip
+    return Manifest(**(values | changes))
+
+
+def with_emulator(
+    tmp_path: Path,
+    work: Callable[[Dispatcher, Any], Awaitable[Any]],
+    config: Config | None = None,
+    **settings: Any,
+) -> Any:
+    """Run `work` with a dispatcher that sends to a fresh emulator."""
+
+    async def go() -> Any:
+        async with (
+            run_emulator(config or Config()) as emulator,
+            open_dispatcher(Settings(state_dir=tmp_path, endpoint_url=emulator.url, **settings)) as opened,
+        ):
+            return await work(opened, emulator)
+
+    return asyncio.run(go())
+
+
+def test_run_receipts_and_events(tmp_path: Path) -> None:
+    """A run's summary, receipts and events agree with each other and with the ledger."""
+    events: list[Any] = []
+
+    async def work(opened: Dispatcher, emulator: Any) -> None:
+        summary = await opened.run(manifest(), on_event=events.append)
+        assert (summary.counts.accepted, summary.exit) == (95, 0)
+        receipts = [receipt async for receipt in opened.receipts(summary.run)]
+        assert [receipt.device_id for receipt in receipts] == IDS
+        made = {task.task_id for task in emulator.ledger.tasks}
+        assert {receipt.task_id for receipt in receipts} == made
+        assert {event.task_id for event in events if isinstance(event, BatchSettled)} == made
+        assert [r async for r in opened.receipts("ops", states={"rejected"})] == []
+
+    with_emulator(tmp_path, work)
+
+
+def test_a_finished_run_is_not_done_again(tmp_path: Path) -> None:
+    """The second call sends nothing and says so; a run key makes it another run."""
+
+    async def work(opened: Dispatcher, emulator: Any) -> None:
+        await opened.run(manifest())
+        again = await opened.run(manifest())
+        assert (again.already_complete, again.calls, again.exit) == (True, 0, 0)
+        other = await opened.run(manifest(run_key="tonight"))
+        assert (other.run, other.counts.accepted) == ("ops@tonight", 95)
+        assert len(emulator.ledger.tasks) == 20
+
+    with_emulator(tmp_path, work)
+
+
+def test_two_runs_in_one_process(tmp_path: Path) -> None:
+    """Runs share nothing but the state folder."""
+
+    async def work(opened: Dispatcher, emulator: Any) -> None:
+        one, two = await asyncio.gather(opened.run(manifest(name="one")), opened.run(manifest(name="two")))
+        assert one.counts.accepted == two.counts.accepted == 95
+        assert len(emulator.ledger.tasks) == 20
+
+    with_emulator(tmp_path, work)
+
+
+def test_the_same_run_twice_at_once_is_refused(tmp_path: Path) -> None:
+    """One runner per run, also inside one process."""
+
+    async def work(opened: Dispatcher, emulator: Any) -> None:
+        results = await asyncio.gather(opened.run(manifest()), opened.run(manifest()), return_exceptions=True)
+        refused = [r for r in results if isinstance(r, dispatcher.CheckpointLeased)]
+        assert len(refused) == 1
+        assert len(emulator.ledger.tasks) == 10
+
+    with_emulator(tmp_path, work)
+
+
+def test_an_edited_manifest_is_matched_by_device(tmp_path: Path) -> None:
+    """Settled devices stay; new ones are sent; a device that was taken out is not."""
+
+    async def work(opened: Dispatcher, emulator: Any) -> None:
+        await opened.run(manifest())
+        edited = [*reversed(IDS[5:]), "smd-new-1", "smd-new-2"]
+        summary = await opened.run(manifest(inventory=Inventory(targets=edited)))
+        assert (summary.counts.devices, summary.counts.accepted, summary.calls) == (97, 97, 1)
+        commanded = [device for task in emulator.ledger.tasks for device in json.loads(bytes(task.targets))]
+        assert len(commanded) == len(set(commanded)) == 97
+
+    with_emulator(tmp_path, work)
+
+
+def test_another_intent_under_the_same_name_is_refused(tmp_path: Path) -> None:
+    """A changed description is another intent: exit 4 with a hint, nothing sent."""
+
+    async def work(opened: Dispatcher, emulator: Any) -> None:
+        await opened.run(manifest())
+        with pytest.raises(PlanMismatch, match="description"):
+            await opened.run(manifest(description="other"))
+        assert len(emulator.ledger.tasks) == 10
+
+    with_emulator(tmp_path, work)
+
+
+def test_lost_replies_do_not_duplicate(tmp_path: Path) -> None:
+    """A service that loses one reply in five makes one task a batch all the same."""
+    lossy = Config(faults=FaultPlan(shares={Fault.LOST_REPLY: 0.2}), seed=3)
+
+    async def work(opened: Dispatcher, emulator: Any) -> None:
+        summary = await opened.run(manifest())
+        assert summary.counts.accepted == 95
+        assert len(emulator.ledger.tasks) == 10
+        assert summary.retried > 0
+
+    with_emulator(tmp_path, work, lossy)
+
+
+def test_errors_are_typed(tmp_path: Path) -> None:
+    """What is wrong is an exception of the documented tree."""
+
+    async def work(opened: Dispatcher, emulator: Any) -> None:
+        with pytest.raises(UsageError, match="no run or checkpoint"):
+            await opened.resume("nobody")
+        with pytest.raises(ManifestError):
+            await opened.run(manifest(inventory=Inventory(path="missing.csv")))
+
+    with_emulator(tmp_path, work)
+    with pytest.raises(ManifestError):
+        manifest(name="no spaces please")
+    with pytest.raises(UsageError, match="rate_per_s"):
+        Settings(rate_per_s=-1)
+
+
+def test_cancellation_is_safe(tmp_path: Path) -> None:
+    """A cancelled run leaves a checkpoint that the next one finishes, without a second task."""
+
+    async def work(opened: Dispatcher, emulator: Any) -> None:
+        task = asyncio.ensure_future(opened.run(manifest(limits=Limits(rate_per_s=40, burst=1))))
+        while not emulator.ledger.tasks:
+            await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        summary = await opened.run(manifest())
+        assert summary.counts.accepted == 95
+        assert len(emulator.ledger.tasks) == 10
+
+    with_emulator(tmp_path, work)
