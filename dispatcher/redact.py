@@ -7,7 +7,7 @@ import unicodedata
 
 _SECRETS = re.compile(
     r"(?P<key>\b(?:AKIA|ASIA)[0-9A-Z]{12,})"
-    r"|(?P<head>(?:x-amz-security-token|authorization|aws_secret_access_key|aws_session_token)[\"']?\s*[:=]\s*)"
+    r"|(?P<head>(?:x-amz-security-token|authorization|aws_secret_access_key|aws_session_token)[\"']?\s*[:=]\s*[\"']?)"
     r"(?P<value>(?:AWS4-HMAC-SHA256\s+)?[^\s,;&\"']+(?:,\s*(?:SignedHeaders|Signature)=[^\s,]+)*)",
     re.IGNORECASE,
 )
