@@ -130,6 +130,7 @@ class Settings:
         values = check(written, "environment", spell=lambda key: ENV_PREFIX + key.upper())
         origins = {key: f"environment {ENV_PREFIX}{key.upper()}" for key in values}
         given = {key: value for key, value in flags.items() if value is not None}
+        check(given, "flags", spell=flag_of)
         origins.update(dict.fromkeys(given, "flag"))
         return cls(**{**values, **given}, below=below, origins=origins)
 
@@ -215,6 +216,11 @@ def check(values: Mapping[str, Any], where: str, *, spell: Any = str) -> dict[st
         key = str(error.key)
         raise UsageError(f"{where}: {error.message.replace(key, spell(key), 1)}") from error
     return {key: value for key, value in found.items() if value is not None}
+
+
+def flag_of(key: str) -> str:
+    """Return the flag of a setting: `rate_per_s` is `--rate`."""
+    return "--" + key.removesuffix("_per_s").removesuffix("_s").replace("_", "-")
 
 
 def unknown_variables(environment: Mapping[str, str]) -> list[str]:

@@ -35,6 +35,11 @@ _SUMMARIES = {
     "config": "Effective settings and where each came from.",
     "emulator": "A local service to rehearse against.",
 }
+_TO_COME = {
+    "reconcile": "until then `dispatcher report RUN --state in_doubt` lists what is in doubt",
+    "doctor": "until then `dispatcher plan MANIFEST` checks manifest and inventory",
+    "backup": "until then copy the checkpoint while no run is live",
+}
 EXIT_BUG = 70
 """sysexits.h's EX_SOFTWARE: something we did not foresee."""
 
@@ -46,8 +51,12 @@ class _Lazy(click.Group):
         return list(_COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name in _TO_COME:
+            raise click.UsageError(f"`dispatcher {cmd_name}` is to come; {_TO_COME[cmd_name]}")
         if cmd_name not in _COMMANDS:
-            return None
+            from dispatcher.manifest_schema import near_miss
+
+            raise click.UsageError(f"no command is called {cmd_name!r}{near_miss(cmd_name, _COMMANDS)}")
         import importlib
 
         module, name = _COMMANDS[cmd_name]
@@ -83,6 +92,13 @@ def main(arguments: list[str] | None = None) -> None:
         code = end.exit_code
     except click.Abort:
         code = fail(_plain("interrupted", 130), as_json="--json" in arguments)
+    except click.exceptions.NoArgsIsHelpError as error:
+        click.echo(error.format_message(), err=True)
+        code = 2
+    except click.UsageError as error:
+        verb = error.ctx.info_name if error.ctx is not None and error.ctx.parent is not None else None
+        hint = f"; see `dispatcher {verb} --help`" if verb else ""
+        code = fail(_plain(error.format_message().rstrip(".") + hint, 2), as_json="--json" in arguments)
     except click.ClickException as error:
         code = fail(_plain(error.format_message(), 2), as_json="--json" in arguments)
     except BrokenPipeError:

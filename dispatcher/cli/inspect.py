@@ -210,7 +210,7 @@ def _status_of(path: Path, settings: Resolved) -> dict[str, Any]:
 
 
 def _recent_rate(reader: SqliteReader, standing: Standing) -> float:
-    """Return settled batches per second of late: of the last 10 s, or since its process began if that is less."""
+    """Return settled batches per second of late: in the last 10 s, or since its process began."""
     from dispatcher.checkpoint.lease import Holder
 
     age_s = RATE_WINDOW_S
