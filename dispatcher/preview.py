@@ -83,8 +83,8 @@ def preview(manifest: Manifest, settings: Resolved) -> Preview:
 
 
 def forecast_s(calls: int, settings: Resolved) -> float:
-    """Return the seconds that `calls` take at the ceiling: the burst leaves at once, the rest paced."""
-    return max(0.0, (calls - settings.burst) / settings.rate_per_s)
+    """Return the seconds that `calls` take at the ceiling; the bucket starts empty."""
+    return calls / settings.rate_per_s
 
 
 def _against_stored(new: Iterator[list[str]], run: str, settings: Resolved) -> dict[str, int] | None:

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from dispatcher.checkpoint.base import Plan
-    from dispatcher.checkpoint.writer import Offload
     from dispatcher.clock import Clock
     from dispatcher.model import Counts, Outcome
     from dispatcher.prepare import Prepared
@@ -152,9 +151,9 @@ class Run:
     def _wire(self, writer: Writer, transport: Transport, rate: RateController, lane: LanePolicy) -> Engine:
         settings, clock, prepared = self._settings, self._clock, self._prepared
         now_s = clock.monotonic()
-        # A fresh run may begin with its burst; a resumed one starts empty: together they keep the bound.
-        level = 0.0 if prepared.marker.record.first_sent_at is not None else float(settings.burst)
-        bucket = TokenBucket(rate.rate_per_s, settings.burst, now_s=now_s, level=level)
+        # Empty, for a first run too: whatever the network does to the first calls, their arrivals keep the
+        # bound, and a run with its restarts keeps it together.
+        bucket = TokenBucket(rate.rate_per_s, settings.burst, now_s=now_s)
         admission = Admission(bucket=bucket, lane=lane, clock=clock)
         quota = RetryQuota(now_s=now_s)
         self.progress.rate_per_s = rate.rate_per_s

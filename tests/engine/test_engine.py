@@ -229,7 +229,7 @@ def test_odd_answers_stop_the_lane_after_five_in_a_row(bench: Make) -> None:
     made.check(summary)
     assert isinstance(error, RunStopped)
     assert len(made.service.calls) <= 12
-    assert summary.counts.in_doubt <= 80
+    assert summary.counts.in_doubt <= 10 * len(made.service.calls)
 
 
 def test_the_rate_bound_holds_over_every_window(bench: Make) -> None:
@@ -284,9 +284,8 @@ def test_drain_while_waiting_for_a_slow_bucket_is_prompt(bench: Make) -> None:
     made = bench(100)
 
     async def stop(run: Run) -> None:
-        await asyncio.sleep(3)
+        await asyncio.sleep(13)
         run.drain()
-        run.stopped_at = asyncio.get_running_loop().time()
 
     summary, error = made.go(during=stop, rate_per_s=0.1, burst=1)
     made.check(summary)
@@ -302,7 +301,7 @@ def test_an_expired_token_is_never_sent_again(bench: Make) -> None:
     sent = [at for at, targets, _ in made.service.calls if "smd-00000" in targets]
     assert summary.counts.in_doubt == 10
     assert max(sent) - min(sent) < 4.0
-    made.clock.skew_s = 100.0
+    made.clock.skew_s += 100.0
     calls = len(made.service.calls)
     summary, _ = made.go(token_window_s=4.0)
     made.check(summary)
@@ -314,7 +313,7 @@ def test_a_clock_that_steps_back_counts_as_expired(bench: Make) -> None:
     made = bench(10, fate=lambda *_: LOST)
     made.go(max_attempts=1)
     calls = len(made.service.calls)
-    made.clock.skew_s = -50.0
+    made.clock.skew_s -= 50.0
     summary, _ = made.go()
     made.check(summary)
     assert (len(made.service.calls), summary.counts.in_doubt) == (calls, 10)
