@@ -67,7 +67,7 @@ class Admission:
     def _nap_s(self) -> float:
         """Return the shortest sleep that costs no permits.
 
-        uvloop takes less than half a millisecond for none at all: a bucket at 2,000/s would spin through
+        uvloop takes less than half a millisecond for none at all: above 2,000/s a bucket would spin through
         the loop for every permit. A call that leaves a millisecond late lets the next ones leave at once.
         """
         return min(_NAP_S, self._bucket.burst / self._bucket.rate_per_s / 4.0)

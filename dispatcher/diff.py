@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from dispatcher.settings import Resolved
 
 MAX_SILENT_REMOVAL = 0.1
-"""Share of the plan that `--yes` may cancel; more needs `--accept-removals N` (DESIGN "Resume, edits")."""
+"""Share of the plan that `--yes` may cancel; more needs `--accept-removals N`."""
 _DOUBTFUL = (BatchState.IN_DOUBT, BatchState.SENT)
 
 

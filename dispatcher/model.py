@@ -81,7 +81,7 @@ class Pace(enum.Enum):
 
 
 class Kind(enum.Enum):
-    """One row of the facts table in DESIGN "Two facts in every answer"."""
+    """One row of the facts table (docs/architecture.md "Two facts in every answer")."""
 
     ACCEPTED = "accepted"  # 200 with a task id
     UNREADABLE = "unreadable"  # 200 with anything else

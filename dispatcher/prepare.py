@@ -87,6 +87,7 @@ class Preparation:
         path = self._settings.checkpoint_of(intent.run)
         locks = self._lock(path, intent.run)
         checkpoint: SqliteCheckpoint | None = None
+        is_there = True
         try:
             record = self._registry.get(intent.run)
             is_there = path.exists() and path.stat().st_size > 0
@@ -100,7 +101,10 @@ class Preparation:
             return self._lease(checkpoint, locks, is_resumed=resumed, limits=limits_of(intent.manifest))
         except BaseException:
             if checkpoint is not None:
+                is_empty = not is_there and _is_empty(checkpoint)
                 checkpoint.close()
+                if is_empty:
+                    path.unlink(missing_ok=True)  # a refusal leaves nothing that looks like a run
             locks.release()
             raise
 
@@ -267,7 +271,8 @@ class Preparation:
             checkpoint.edit(edited, work=found.work(), added=cut(found.new_blocks()), now=self._now())
         finally:
             found.close()
-        self._notes.append(f"the manifest was edited: {edit_words(found)}")
+        if self._confirm is None:
+            self._notes.append(f"the manifest was edited: {edit_words(found)}")
 
     # resume RUN|CHECKPOINT
 
@@ -381,6 +386,13 @@ class Preparation:
         if record != old:
             self._registry.put(record)
         return record
+
+
+def _is_empty(checkpoint: SqliteCheckpoint) -> bool:
+    try:
+        return checkpoint.plan() is None
+    except CheckpointError:
+        return False
 
 
 def _encoded(holder: Holder) -> str:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 BLOCK_ROWS = 500
 BLOCK_AGE_S = 0.02
-"""A block is due at 500 rows or 20 ms, whichever comes first (DESIGN "The hot path")."""
+"""A block is due at 500 rows or 20 ms, whichever comes first (docs/architecture.md "The hot path")."""
 MAX_WAITING = 4_000
 """Outcomes that may wait for a commit before workers wait too: what a stalled disk can cost in memory."""
 

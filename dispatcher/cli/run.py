@@ -204,12 +204,14 @@ class _Session:
         for sentence in (*run.notes, *ignored_endpoints(os.environ)):
             note(sentence)
         plan = run.plan
-        to_send = run.counts.pending + run.counts.in_doubt
+        counts = run.counts
+        to_send = counts.pending + counts.in_doubt
+        doubts = f" and {counts.in_doubt} in doubt" if counts.in_doubt else ""
         where = f"endpoint {plan.endpoint_url}" if plan.endpoint_url else "AWS"
         verb = "resuming" if run.is_resumed else "starting"
         note(
-            f"{verb} {plan.run}: {plan.command} {to_send} of {run.counts.devices} devices,"
-            f" region {plan.region}, {where}, at most {run.settings.rate_per_s:g} calls/s"
+            f"{verb} {plan.run}: {plan.command}, {counts.pending} pending{doubts} of {counts.devices}"
+            f" devices, region {plan.region}, {where}, at most {run.settings.rate_per_s:g} calls/s"
         )
         if plan.endpoint_url is None and not run.settings.yes:
             _ask(plan.command, to_send)

@@ -23,13 +23,13 @@ from dataclasses import dataclass, field
 from dispatcher.model import Answer, Kind, Pace
 
 UNPROVEN_WINDOW = 8
-"""Calls in flight before a lane's first acceptance (DESIGN "Systemic")."""
+"""Calls in flight before a lane's first acceptance (docs/architecture.md "Systemic")."""
 SLOWED_AFTER = 5
 """Faults in a row that slow a lane."""
 PROBE_AFTER = 20
-"""Faults in a row that make an outage (DESIGN "Outage")."""
+"""Faults in a row that make an outage (docs/architecture.md "Outage")."""
 ODD_LIMIT = 5
-"""Answers in a row that no service of this kind gives: redirects, a proxy's 403 (DESIGN's facts table)."""
+"""Answers in a row that no service of this kind gives: redirects, a proxy's 403 with no modelled code."""
 HELD_LIMIT = 5
 """Poisoned batches before any acceptance that make one of them a trial."""
 _PROBE_FIRST_S = {"probing": 0.5, "paused": 2.0, "denied": 0.0}

@@ -57,7 +57,7 @@ class Transport(Protocol):
 
 
 def answer_for(status: int, code: str | None, message: str | None, targets: Sequence[str] = ()) -> Answer:
-    """Classify an answer that is not a success, by status and code: the facts table of DESIGN.
+    """Classify an answer that is not a success, by status and code: the facts table.
 
     Args:
         status: the HTTP status.

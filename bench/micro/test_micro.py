@@ -1,0 +1,106 @@
+"""What is called once per CreateTask call, alone: `python -m pytest bench/micro`.
+
+Not collected by `make test`: a time is told here, never asserted.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from dispatcher.checkpoint.base import Plan
+from dispatcher.checkpoint.sqlite import SqliteCheckpoint
+from dispatcher.emulator.fleet import fleet_id
+from dispatcher.model import BatchState, Lane, Outcome, Pace
+from dispatcher.plan import ClientTokens, cut
+from dispatcher.policy.rate_control import Aimd
+from dispatcher.policy.token_bucket import TokenBucket
+from dispatcher.transport.base import answer_for
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from dispatcher.model import Batch
+
+TARGETS = tuple(sorted(map(fleet_id, range(10))))
+BLOCK = 500
+PLAN = Plan(
+    plan_id="0" * 32,
+    run="micro",
+    command="reboot",
+    region="us-west-2",
+    intent_digest="",
+    selection_digest="",
+    inventory_digest="",
+    planned_at=0.0,
+)
+
+
+def test_client_token_of_ten_targets(benchmark: Any) -> None:
+    """One client token: a hash over ten ids, from the plan's prebuilt prefix."""
+    tokens = ClientTokens(PLAN)
+    assert len(benchmark(tokens.of, TARGETS)) == 64
+
+
+def test_token_bucket_reserve(benchmark: Any) -> None:
+    """One permit of a bucket that always has one."""
+    instants = itertools.count(0.0, 0.01)
+    bucket = TokenBucket(1000.0, 10, now_s=0.0)
+    assert benchmark(lambda: bucket.reserve(next(instants))) == 0.0
+
+
+def test_aimd_observes_an_acceptance(benchmark: Any) -> None:
+    """One accepted call taken in by the rate controller, latency 50 ms."""
+    instants = itertools.count(1.0, 0.001)
+    rate = Aimd(1000.0, start_per_s=900.0, now_s=0.0)
+
+    def observe() -> float:
+        now_s = next(instants)
+        return rate.observe(now_s, Pace.OK, sent_at_s=now_s - 0.05)
+
+    assert benchmark(observe) > 0
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "message"),
+    [
+        (429, "ThrottlingException", "Rate exceeded"),
+        (404, "ResourceNotFoundException", f"no device {TARGETS[3]}"),
+        (500, "InternalServerException", "oops"),
+    ],
+)
+def test_answer_for_a_refusal(benchmark: Any, status: int, code: str, message: str) -> None:
+    """One answer that is no success, made into facts."""
+    assert benchmark(answer_for, status, code, message, TARGETS).code == code
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Iterator[SqliteCheckpoint]:
+    """A checkpoint with more batches than any benchmark here claims."""
+    checkpoint = SqliteCheckpoint.open(tmp_path / "micro.db", create=True)
+    ids = sorted(map(fleet_id, range(400 * BLOCK * 10)))
+    checkpoint.write_plan(PLAN, [Lane(index=0, region="us-west-2")], cut([ids]))
+    checkpoint.acquire("{}", now=0.0)
+    yield checkpoint
+    checkpoint.close()
+
+
+def test_store_claims_and_records_a_block(benchmark: Any, store: SqliteCheckpoint) -> None:
+    """Two commits: 500 batches claimed, and their 500 outcomes recorded."""
+
+    def claim_and_record() -> int:
+        batches = store.claim(limit=BLOCK, max_devices=None, now=1.0)
+        store.record([_accepted(batch) for batch in batches], now=2.0)
+        return len(batches)
+
+    assert benchmark.pedantic(claim_and_record, rounds=100, warmup_rounds=5) == BLOCK
+
+
+def _accepted(batch: Batch) -> Outcome:
+    task_id = f"st-{batch.number:017d}"
+    return Outcome(
+        batch.number, BatchState.ACCEPTED, 10, 1, 1.0, 2.0, task_id, f"arn:aws:x:y:z:task/{task_id}"
+    )
