@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, cast
 
 from dispatcher.checkpoint.memory import MemoryCheckpoint
@@ -9,7 +10,7 @@ from dispatcher.model import Batch
 from dispatcher.prepare import Prepared
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from dispatcher.checkpoint.registry import Marker
     from dispatcher.checkpoint.sqlite import SqliteCheckpoint
@@ -24,6 +25,10 @@ class NoCheckpoint(MemoryCheckpoint):
         self._given = batches
         self._next = 0
         self.recorded = 0
+
+    @contextmanager
+    def together(self, *, now: float) -> Iterator[None]:  # noqa: ARG002
+        yield
 
     def claim(self, *, limit: int, max_devices: int | None, now: float) -> list[Batch]:  # noqa: ARG002
         claimed = list(self._given[self._next : self._next + limit])

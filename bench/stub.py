@@ -117,8 +117,9 @@ _decode = msgspec.json.Decoder(_Call).decode
 class _Connection(asyncio.Protocol):
     """Requests with a Content-Length, one after the other."""
 
-    def __init__(self, book: Book) -> None:
+    def __init__(self, book: Book, latency_s: float) -> None:
         self._book = book
+        self._latency_s = latency_s
         self._rest = b""
         self._transport: asyncio.WriteTransport | None = None
 
@@ -135,7 +136,11 @@ class _Connection(asyncio.Protocol):
             if len(self._rest) < size:
                 return
             body, self._rest = self._rest[end + 4 : size], self._rest[size:]
-            self._transport.write(self._answer(head, body))
+            answer = self._answer(head, body)
+            if self._latency_s and head.startswith(b"POST /task"):
+                asyncio.get_running_loop().call_later(self._latency_s, self._transport.write, answer)
+            else:
+                self._transport.write(answer)
 
     def _answer(self, head: bytes, body: bytes) -> bytes:
         if head.startswith(b"POST /task "):
@@ -195,9 +200,14 @@ _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 @contextlib.contextmanager
-def running() -> Iterator[Stub]:
-    """Serve on a free port of this machine, in a process of its own, until the block ends."""
-    process = subprocess.Popen([sys.executable, "-m", "bench.stub"], stdout=subprocess.PIPE, text=True)
+def running(latency_s: float = 0.0) -> Iterator[Stub]:
+    """Serve on a free port of this machine, in a process of its own, until the block ends.
+
+    A CreateTask is answered `latency_s` after it arrived.
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-m", "bench.stub", str(latency_s)], stdout=subprocess.PIPE, text=True
+    )
     try:
         assert process.stdout is not None
         url = process.stdout.readline().strip()
@@ -211,10 +221,10 @@ def running() -> Iterator[Stub]:
             process.stdout.close()
 
 
-async def _serve() -> None:
+async def _serve(latency_s: float) -> None:
     book = Book()
     server = await asyncio.get_running_loop().create_server(
-        lambda: _Connection(book), "127.0.0.1", 0, backlog=1024
+        lambda: _Connection(book, latency_s), "127.0.0.1", 0, backlog=1024
     )
     port = server.sockets[0].getsockname()[1]
     print(f"http://127.0.0.1:{port}", flush=True)
@@ -225,4 +235,4 @@ if __name__ == "__main__":
     from uvloop import new_event_loop
 
     with contextlib.suppress(KeyboardInterrupt), asyncio.Runner(loop_factory=new_event_loop) as runner:
-        runner.run(_serve())
+        runner.run(_serve(float(sys.argv[1])))

@@ -13,6 +13,7 @@ import msgspec
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
+    from contextlib import AbstractContextManager
 
     from dispatcher.model import Batch, Counts, Doubt, Lane, Outcome
 
@@ -121,6 +122,9 @@ class Stored(Protocol):
 
 class Checkpoint(Stored, Protocol):
     """A run's durable memory. All instants are Unix seconds."""
+
+    def together(self, *, now: float) -> AbstractContextManager[None]:
+        """Make all that is written inside one transaction: all of it is durable, or none."""
 
     def write_plan(self, plan: Plan, lanes: Sequence[Lane], batches: Iterable[Batch]) -> None:
         """Replace whatever is stored by this plan, in one transaction."""

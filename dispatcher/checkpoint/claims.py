@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Container, Iterable, Iterator, Sequence
 
 
 class Span(NamedTuple):
@@ -41,6 +41,17 @@ class ClaimBook:
     def __init__(self) -> None:
         self._spans: dict[int, tuple[Span, set[int]]] = {}
         self._key_of: dict[int, int] = {}
+
+    def __copy__(self) -> ClaimBook:
+        twin = ClaimBook()
+        twin._spans = {key: (span, set(left)) for key, (span, left) in self._spans.items()}
+        twin._key_of = dict(self._key_of)
+        return twin
+
+    @property
+    def numbers(self) -> Container[int]:
+        """The batches that are claimed."""
+        return self._key_of
 
     def __contains__(self, number: int) -> bool:
         return number in self._key_of

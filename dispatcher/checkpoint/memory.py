@@ -5,8 +5,12 @@ Nothing is durable here; every rule of `Checkpoint` holds all the same, and one 
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import contextlib
+import copy
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from msgspec.structs import replace
 
 from dispatcher.checkpoint import cutting
 from dispatcher.checkpoint.base import Cut, Plan, Row, Standing
@@ -103,6 +107,16 @@ class MemoryCheckpoint:
         if self._standing.epoch != self._epoch:
             raise CheckpointLeased("another runner took the run over")
         self._standing = self._standing._replace(heartbeat_at=now)
+
+    @contextlib.contextmanager
+    def together(self, *, now: float) -> Iterator[None]:
+        self._fence(now)
+        before = {name: copy.copy(value) for name, value in vars(self).items()}
+        try:
+            yield
+        except BaseException:
+            vars(self).update(before)
+            raise
 
     def release(self, *, now: float) -> None:
         self._fence(now)
@@ -231,13 +245,8 @@ class MemoryCheckpoint:
         added: Iterable[Batch],
         now: float,
     ) -> None:
-        self._fence(now)
-        before = dict(self._batches), dict(self._kept), set(self._removed), self._next_number
-        try:
+        with self.together(now=now):
             self._edit(work, added, now)
-        except BaseException:
-            self._batches, self._kept, self._removed, self._next_number = before
-            raise
         self._plan = plan
         self._standing = self._standing._replace(finished_at=None, exit_code=None)
 

@@ -67,10 +67,14 @@ class SqliteCheckpoint(SqliteReader):
         super().__init__(path, connection)
         self._claims = ClaimBook()
         self._cursor = 0  # every batch up to here is settled or claimed
+        self._is_together = False
 
     @contextlib.contextmanager
     def _atomic(self, now: float | None = None) -> Iterator[None]:
         """One durable transaction; with `now` it is fenced by the epoch and beats the heart."""
+        if self._is_together:
+            yield
+            return
         with explained(self.path):
             self._db.execute("BEGIN IMMEDIATE")
             try:
@@ -85,6 +89,15 @@ class SqliteCheckpoint(SqliteReader):
                 if self._db.in_transaction:
                     self._db.execute("ROLLBACK")
                 raise
+
+    @contextlib.contextmanager
+    def together(self, *, now: float) -> Iterator[None]:
+        with self._atomic(now):
+            self._is_together = True
+            try:
+                yield
+            finally:
+                self._is_together = False
 
     def _taken_over(self) -> CheckpointLeased:
         return CheckpointLeased(
@@ -187,16 +200,19 @@ class SqliteCheckpoint(SqliteReader):
     def _unclaimed(self, limit: int, query: str = "next_planned") -> list[Batch]:
         """Read the next planned batches that this epoch has not claimed."""
         found: list[Batch] = []
+        claimed = self._claims.numbers
         after = self._cursor
         while len(found) < limit:
             rows = self._all(QUERIES[query], {"after": after, "limit": limit})
-            for number, lane, wave, targets, parent, fresh in rows:
-                if number not in self._claims and len(found) < limit:
-                    found.append(Batch(number, lane, wave, tuple(targets.split(" ")), parent, bool(fresh)))
+            found += [
+                Batch(number, lane, wave, tuple(targets.split(" ")), parent, fresh == 1)
+                for number, lane, wave, targets, parent, fresh in rows
+                if number not in claimed
+            ]
             if len(rows) < limit:
                 break
             after = rows[-1][0]
-        return found
+        return found[:limit]
 
     def _recut_for_limit(self, batch: Batch, room: int, *, now: float) -> Batch:
         """Cut a planned batch so that its first `room` devices can go alone; return that part."""
@@ -367,7 +383,8 @@ def _batch_row(batch: Batch) -> tuple[Any, ...]:
 
 
 def _outcome_row(outcome: Outcome, epoch: int) -> tuple[Any, ...]:
-    held = {Resend.ALLOWED: None, Resend.NEXT_PROCESS: epoch, Resend.NEVER: 0}[outcome.resend]
+    resend = outcome.resend
+    held = None if resend is Resend.ALLOWED else epoch if resend is Resend.NEXT_PROCESS else 0
     return (
         outcome.batch, outcome.state, outcome.devices, outcome.attempts, outcome.first_sent_at,
         outcome.settled_at, outcome.task_id, outcome.task_arn, outcome.code, outcome.message, held,

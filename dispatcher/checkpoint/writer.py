@@ -1,6 +1,6 @@
 """The way from the event loop to the checkpoint: off the loop, and outcomes by the block.
 
-Workers hand in outcomes and go on; a block is written when 500 are waiting or the oldest waits 20 ms, in
+Workers hand in outcomes and go on; a block is written when 500 are waiting or the oldest waits 100 ms, in
 one statement and one commit. Counters, events and receipts advance in `on_durable`, after the commit.
 Order is kept: a claim, a split or a give-back never overtakes outcomes that were handed in before it.
 
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from dispatcher.model import Batch, Doubt, Outcome
 
 BLOCK_ROWS = 500
-BLOCK_AGE_S = 0.02
-"""A block is due at 500 rows or 20 ms, whichever comes first (docs/architecture.md "The hot path")."""
+BLOCK_AGE_S = 0.1
+"""A block is due at 500 rows or 100 ms, whichever comes first: as long as a claim reaches ahead (ADR 13)."""
 MAX_WAITING = 4_000
 """Outcomes that may wait for a commit before workers wait too: what a stalled disk can cost in memory."""
 
@@ -105,7 +105,10 @@ class Writer:
         if len(waiting) >= BLOCK_ROWS:
             self._start_flush()
         elif self._timer is None and self._flushing is None:
-            self._timer = asyncio.get_running_loop().call_later(BLOCK_AGE_S, self._start_flush)
+            self._start_timer()
+
+    def _start_timer(self) -> None:
+        self._timer = asyncio.get_running_loop().call_later(BLOCK_AGE_S, self._start_flush)
 
     def _start_flush(self) -> None:
         if self._timer is not None:
@@ -116,32 +119,37 @@ class Writer:
 
     async def _flush_waiting(self) -> None:
         try:
-            while self._waiting:
+            await self._ordered(_nothing)
+            while len(self._waiting) >= BLOCK_ROWS:
                 await self._ordered(_nothing)
         except DispatcherError:
             pass  # kept in `failure`, told by on_failure, raised by the next call
         finally:
             self._flushing = None
+            if self._waiting and self.failure is None:
+                self._start_timer()  # what came in meanwhile has its own age
 
     async def flush(self) -> None:
         """Wait until everything handed in so far is durable."""
         await self._ordered(_nothing)
 
-    async def _ordered(self, action: Callable[[Checkpoint, float], T]) -> T:
-        """Write what waits, then run `action`, as one turn of the queue.
+    async def _ordered(
+        self, action: Callable[[Checkpoint, float], T], then: Callable[[T], None] | None = None
+    ) -> T:
+        """Write what waits and run `action` in one transaction, then `then`, as one turn of the queue.
 
         The turn is shielded: a cancelled caller must not leave a commit that nobody takes notice of.
         """
-        return await asyncio.shield(asyncio.ensure_future(self._turn(action)))
+        return await asyncio.shield(asyncio.ensure_future(self._turn(action, then)))
 
-    async def _turn(self, action: Callable[[Checkpoint, float], T]) -> T:
+    async def _turn(self, action: Callable[[Checkpoint, float], T], then: Callable[[T], None] | None) -> T:
         async with self._order:
             if self.failure is not None:
                 raise self.failure
             block, self._waiting = self._waiting, []
             durable: list[Outcome] = []
             try:
-                return await self._offload.run(lambda: self._write(block, durable, action))
+                return await self._offload.run(lambda: self._write(block, durable, action, then))
             except DispatcherError as error:
                 self._fail(error)
                 raise
@@ -151,7 +159,7 @@ class Writer:
                 self._fail(failure)
                 raise failure from error
             finally:
-                if durable:  # also where the block was committed and only the action failed
+                if durable:  # also where all was committed and only the registry's mark failed
                     self._on_durable(durable)
 
     def _fail(self, error: DispatcherError) -> None:
@@ -159,32 +167,38 @@ class Writer:
         self._on_failure(error)
 
     def _write(
-        self, block: Sequence[Outcome], durable: list[Outcome], action: Callable[[Checkpoint, float], T]
+        self,
+        block: Sequence[Outcome],
+        durable: list[Outcome],
+        action: Callable[[Checkpoint, float], T],
+        then: Callable[[T], None] | None,
     ) -> T:
         now = self._clock.wall()
-        if block:
-            self._checkpoint.record(block, now=now)
-            durable += block
-        return action(self._checkpoint, now)
+        with self._checkpoint.together(now=now):
+            if block:
+                self._checkpoint.record(block, now=now)
+            result = action(self._checkpoint, now)
+        durable += block
+        if then is not None:
+            then(result)
+        return result
 
     async def claim(self, *, limit: int, max_devices: int | None) -> list[Batch]:
         """Claim the next batches: durable in the checkpoint, then in the registry, then returned."""
         return await self._ordered(
-            lambda checkpoint, now: self._marked(
-                checkpoint.claim(limit=limit, max_devices=max_devices, now=now)
-            )
+            lambda checkpoint, now: checkpoint.claim(limit=limit, max_devices=max_devices, now=now),
+            self._marked,
         )
 
     async def split(self, outcome: Outcome, parts: Sequence[tuple[str, ...]]) -> list[Batch]:
         """Split a poisoned batch; its children are planned and claimed."""
         return await self._ordered(
-            lambda checkpoint, now: self._marked(checkpoint.split(outcome, parts, now=now))
+            lambda checkpoint, now: checkpoint.split(outcome, parts, now=now), self._marked
         )
 
-    def _marked(self, batches: list[Batch]) -> list[Batch]:
+    def _marked(self, batches: list[Batch]) -> None:
         if batches:
             self._mark(batches)
-        return batches
 
     async def give_back(self, numbers: Sequence[int]) -> None:
         """Return batches that were not sent, or only answered *not created*, to planned."""
@@ -209,10 +223,10 @@ class Writer:
 
     async def close(self) -> None:
         """Write what waits, as far as that can be done, and stop."""
-        if self._timer is not None:
-            self._timer.cancel()
         if self._flushing is not None:
             await self._flushing
+        if self._timer is not None:
+            self._timer.cancel()
         if self._waiting and self.failure is None:
             await self.flush()
 

@@ -237,14 +237,17 @@ class _BoundedResponse:
         self.raw_headers = response.raw_headers
 
     async def read(self) -> bytes:
+        response = self._response
         body = bytearray()
         try:
-            async for chunk in self._response.content.iter_chunked(65_536):
+            if response.content_length is not None and response.content_length <= MAX_BODY_BYTES:
+                return await response.read()  # as nearly always; no more than that will be read
+            async for chunk in response.content.iter_chunked(65_536):
                 body += chunk
                 if len(body) > MAX_BODY_BYTES:
                     raise aiohttp.ClientPayloadError(f"the answer is larger than {MAX_BODY_BYTES} bytes")
         except BaseException:
-            self._response.close()
+            response.close()
             raise
         return bytes(body)
 

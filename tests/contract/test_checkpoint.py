@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -159,7 +158,7 @@ def test_a_doubt_keeps_its_earliest_instant_and_sums_attempts(store: Store) -> N
     (batch,) = store.claim()
     checkpoint.record([store.doubt(batch, first=1005.0, attempts=2)], now=1006.0)
     checkpoint.record([store.doubt(batch, first=1001.0, attempts=3)], now=1007.0)
-    silent = dataclasses.replace(store.doubt(batch, first=1009.0, attempts=1), code=None, message=None)
+    silent = msgspec.structs.replace(store.doubt(batch, first=1009.0, attempts=1), code=None, message=None)
     checkpoint.record([silent], now=1010.0)
     found = store.row(1)
     assert (found.first_sent_at, found.attempts, found.code, found.message) == (1001.0, 6, "Timeout", "t")
@@ -170,10 +169,10 @@ def test_nothing_is_accepted_without_a_task_id(store: Store) -> None:
     checkpoint = store.begin(10)
     (batch,) = store.claim()
     for wrong in (
-        dataclasses.replace(store.accepted(batch), task_id=None),
-        dataclasses.replace(store.doubt(batch), first_sent_at=None),
-        dataclasses.replace(store.refused(batch), state=BatchState.PLANNED),
-        dataclasses.replace(store.refused(batch), state=BatchState.SENT),
+        msgspec.structs.replace(store.accepted(batch), task_id=None),
+        msgspec.structs.replace(store.doubt(batch), first_sent_at=None),
+        msgspec.structs.replace(store.refused(batch), state=BatchState.PLANNED),
+        msgspec.structs.replace(store.refused(batch), state=BatchState.SENT),
     ):
         with pytest.raises(CheckpointError):
             checkpoint.record([wrong], now=1001.0)
@@ -213,7 +212,7 @@ def test_an_undone_split_is_planned_again(store: Store) -> None:
     left, _ = checkpoint.split(
         store.refused(one, BatchState.SPLIT), (one.targets[:5], one.targets[5:]), now=1001.0
     )
-    again = dataclasses.replace(store.refused(left, BatchState.SPLIT), devices=5)
+    again = msgspec.structs.replace(store.refused(left, BatchState.SPLIT), devices=5)
     checkpoint.split(again, (left.targets[:2], left.targets[2:]), now=1002.0)
     checkpoint.undo_split(1, now=1003.0)
     assert store.states() == {1: "planned", 2: "sent", 3: "sent"}
