@@ -75,11 +75,11 @@ class Feed:
 
     def flights(self, batches: Sequence[Batch]) -> list[Flight]:
         """Make flights of batches that were claimed just now."""
-        now_s = self._clock.monotonic()
-        return [Flight(batch, self._tokens.of(batch.targets), now_s) for batch in batches]
+        now_s, now = self._clock.monotonic(), self._clock.wall()
+        return [Flight(batch, self._tokens.of(batch.targets), now_s, now) for batch in batches]
 
     def _in_doubt(self, doubt: Doubt) -> Flight:
-        flight = Flight(doubt.batch, self._tokens.of(doubt.batch.targets), self._clock.monotonic())
+        (flight,) = self.flights([doubt.batch])
         flight.first_sent_at = flight.doubt_at = doubt.first_sent_at
         if self._is_final:
             flight.unknown = self._max_attempts - 1  # one more try, not eight
@@ -87,13 +87,14 @@ class Feed:
 
     async def give_back(self, flights: Iterable[Flight]) -> None:
         """Return claimed flights that nothing can have come of to planned, durably."""
-        batches = [flight.batch for flight in flights]
-        if not batches:
+        returned = list(flights)
+        if not returned:
             return
-        await self._writer.give_back([batch.number for batch in batches])
+        sent = [flight.batch.number for flight in returned if flight.attempts]
+        await self._writer.give_back([flight.batch.number for flight in returned], sent=sent)
         self._may_claim = True
         if self._max_devices is not None:
-            self._max_devices += _fresh_devices(batches)
+            self._max_devices += _fresh_devices(flight.batch for flight in returned if not flight.attempts)
 
     def begin_final_pass(self) -> bool:
         """Go once more over what is in doubt; False where that was done already."""

@@ -19,6 +19,8 @@ class Flight:
     client_token: str
     claimed_s: float
     """Monotonic instant of the claim, or of the last time the lease was seen to hold."""
+    claimed_at: float
+    """The same in Unix seconds: a laptop that sleeps stops the one clock and not the other."""
     attempts: int = 0
     unknown: int = 0
     """Attempts that left doubt; probes are not counted."""

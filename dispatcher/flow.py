@@ -212,7 +212,9 @@ class Flow:
         elif self._halt.is_set():
             self._ready.appendleft(flight)
         else:
-            self._done()  # its doubt is on record, and only a reconcile may settle it now
+            if flight.attempts:  # else what an earlier process recorded stands
+                self._record(flight, BatchState.IN_DOUBT)
+            self._done()  # only a reconcile may settle it now
 
     async def _digest(self, flight: Flight, answer: Answer) -> None:
         """Carry out the verdict on a batch."""

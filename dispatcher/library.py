@@ -85,9 +85,12 @@ class Dispatcher:
         """Drain the stored plan of `run`, a run id or a checkpoint's path; raises as `run` does."""
         settings = self._settings.resolve()
         path = find_checkpoint(run, settings)
-        prepared = await asyncio.to_thread(Preparation(settings).of_checkpoint, path)
-        settings = self._settings.resolve(command=Command(prepared.plan.command), stored=prepared.plan.limits)
-        return await self._drive(prepared, settings, on_event, before)
+        with _about(path.stem if run == str(path) else run):
+            prepared = await asyncio.to_thread(Preparation(settings).of_checkpoint, path)
+        plan = prepared.plan
+        settings = self._settings.resolve(command=Command(plan.command), stored=plan.limits)
+        with _about(plan.run):
+            return await self._drive(prepared, settings, on_event, before)
 
     async def _drive(
         self,

@@ -35,8 +35,30 @@ def is_older(checkpoint: Stored, plan: Plan, record: Record) -> bool:
     return record.plan_id != plan.plan_id or record.claims > checkpoint.standing().claims
 
 
+def refuse_orphan(path: Path) -> None:
+    """SQLite would delete a -wal without its database, and with it the outcomes that it holds."""
+    wal = path.with_name(f"{path.name}-wal")
+    if wal.exists():
+        raise CheckpointError(
+            f"{path} is gone, but its {wal.name} is there and holds what was done last",
+            hint=f"was {path.name} moved? Put it back beside it",
+        )
+
+
+def is_unplanned(checkpoint: Stored) -> bool:
+    """Whether planning never finished in this file."""
+    try:
+        return checkpoint.plan() is None
+    except CheckpointError:
+        return False
+
+
 def find_checkpoint(word: str, settings: Resolved) -> Path:
     """Find what `RUN|CHECKPOINT` means: a file, else a run of the registry, else of the state folder."""
+    if settings.checkpoint is not None and settings.origins["checkpoint"] == "flag":
+        if settings.checkpoint.exists():
+            return settings.checkpoint
+        raise CheckpointError(f"there is no checkpoint at {settings.checkpoint}", hint="name where it is")
     looks_like_path = os.sep in word or word.endswith(".db")
     if looks_like_path and Path(word).exists():
         return Path(word).absolute()

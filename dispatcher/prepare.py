@@ -28,10 +28,9 @@ from dispatcher.checkpoint.sqlite import SqliteCheckpoint
 from dispatcher.diff import Diff, check_removals, diff, edit_words
 from dispatcher.errors import CheckpointError, PlanMismatch
 from dispatcher.inventory import open_inventory
-from dispatcher.locate import binds, is_older, stored_plan
+from dispatcher.locate import binds, is_older, is_unplanned, refuse_orphan, stored_plan
 from dispatcher.model import Counts, Lane
 from dispatcher.plan import Fold, cut
-from dispatcher.settings import limits_of
 from dispatcher.spool import SortedSpool
 
 if TYPE_CHECKING:
@@ -91,6 +90,8 @@ class Preparation:
         try:
             record = self._registry.get(intent.run)
             is_there = path.exists() and path.stat().st_size > 0
+            if not is_there:
+                refuse_orphan(path)
             checkpoint = SqliteCheckpoint.open(path, create=True)
             with open_inventory(
                 intent.manifest.inventory,
@@ -98,10 +99,10 @@ class Preparation:
                 skip_bad_rows=self._settings.skip_bad_rows,
             ) as inventory:
                 resumed = self._settle_plan(intent, checkpoint, record, inventory, is_there=is_there)
-            return self._lease(checkpoint, locks, is_resumed=resumed, limits=limits_of(intent.manifest))
+            return self._lease(checkpoint, locks, is_resumed=resumed, limits=self._settings.given_limits())
         except BaseException:
             if checkpoint is not None:
-                is_empty = not is_there and _is_empty(checkpoint)
+                is_empty = not is_there and is_unplanned(checkpoint)
                 checkpoint.close()
                 if is_empty:
                     path.unlink(missing_ok=True)  # a refusal leaves nothing that looks like a run
@@ -195,7 +196,7 @@ class Preparation:
             planned_at=self._now(),
             rebuilt=rebuilt,
             bad_rows=bad_rows,
-            limits=limits_of(manifest),
+            limits=self._settings.given_limits(),
         )
 
     def _rebuild(
@@ -231,7 +232,13 @@ class Preparation:
                 hint=f"was {last} moved? Put it back; `dispatcher reconcile` (to come) will ask the service",
             )
         self._check_holder(checkpoint)
-        if not has_plan:
+        stored = checkpoint.plan() if has_plan else None
+        if stored is None or stored.plan_id != record.plan_id:
+            if stored is not None and binds(checkpoint):
+                raise CheckpointError(
+                    f"{checkpoint.path} holds another plan of run {intent.run} than was sent last",
+                    hint=f"put the checkpoint of {last} back, or give --run-key to begin a new run",
+                )
             self._write(intent, checkpoint, inventory, digest, rebuilt=True)
         checkpoint.acquire(_encoded(this_holder()), now=self._now())
         checkpoint.doubt_up_to(record.mark, record.first_sent_at, now=self._now())
@@ -303,10 +310,10 @@ class Preparation:
             ("endpoint_url", asked.endpoint_url, plan.endpoint_url),
             ("region", asked.region, plan.region),
         ):
-            if now not in (None, then) and asked.origins[what] == "flag":
+            if now not in (None, then):
                 raise PlanMismatch(
                     f"run {plan.run} was planned for {what} {then or 'of AWS'}, not {now}",
-                    hint="resume it without that flag, or run the manifest with another --run-key",
+                    hint=f"resume it without that (origin: {asked.origins[what]}), or give another --run-key",
                 )
         record = self._registry.get(plan.run)
         if record is None or record.first_sent_at is None or not is_older(checkpoint, plan, record):
@@ -386,13 +393,6 @@ class Preparation:
         if record != old:
             self._registry.put(record)
         return record
-
-
-def _is_empty(checkpoint: SqliteCheckpoint) -> bool:
-    try:
-        return checkpoint.plan() is None
-    except CheckpointError:
-        return False
 
 
 def _encoded(holder: Holder) -> str:

@@ -244,6 +244,7 @@ class Run:
             error.summary = summary
         with contextlib.suppress(DispatcherError):
             finished = error is None and not summary.counts.pending
+            checkpoint.finish(None, now=now)  # it ends now, whenever it ended before
             checkpoint.finish(summary.exit if finished else None, now=now)
             checkpoint.release(now=now)
         self._hooks.emit(RunEnded(run=self.plan.run, exit=summary.exit, reason=summary.error))
@@ -266,7 +267,7 @@ class Run:
         )
         bad = counts.in_doubt or counts.rejected > removed
         if counts.pending:  # only --limit ends a run early without an error: judge what it sent
-            bad = bool(progress.settled.get("rejected") or progress.settled.get("in_doubt"))
+            bad = counts.in_doubt or counts.rejected > self.counts.rejected
         summary.exit = 1 if bad else 0
         return summary
 

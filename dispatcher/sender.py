@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 LEASE_AGE_S = 10.0
 """A claim older than this is checked against the lease before its first send: a laptop may have slept."""
+LOOK_S = 5.0
+"""How long the end of a run waits for the look at its first task."""
 REPLAY_SLACK_S = 2.0
 """A task this much older than the plan was made by somebody else; HTTP dates resolve one second."""
 
@@ -88,16 +90,30 @@ class Sender:
         """Take a slot's permit for `flight`, as the gate's holder; False when interrupted or too late."""
         if not self.may_send(flight):
             return False
-        if self._clock.monotonic() - flight.claimed_s > LEASE_AGE_S:
-            await self._writer.check_lease()
-            flight.claimed_s = self._clock.monotonic()
+        await self._check_lease(flight)
         if not await self._admission.permit():
             return False
-        if not self.may_send(flight):
+        try:
+            await self._check_lease(flight)  # the machine may have slept while it waited
+            is_open = self.may_send(flight)
+        except BaseException:
+            self._admission.refund()
+            raise
+        if not is_open:
             self._admission.refund()
             return False
         self._admission.depart()
         return True
+
+    async def _check_lease(self, flight: Flight) -> None:
+        """See that the lease still holds where the claim is old, or a clock says that it may be.
+
+        The monotonic clock stands still while a machine sleeps, and another host may have taken over.
+        """
+        now_s, now = self._clock.monotonic(), self._clock.wall()
+        if now_s - flight.claimed_s > LEASE_AGE_S or not 0 <= now - flight.claimed_at <= LEASE_AGE_S:
+            await self._writer.check_lease()
+            flight.claimed_s, flight.claimed_at = self._clock.monotonic(), self._clock.wall()
 
     async def send(self, flight: Flight, *, probe: bool = False) -> Answer:
         """Make the attempt that `permit` allowed."""
@@ -176,9 +192,13 @@ class Sender:
             if not look or answer.task_id is None:
                 return
             async with self._gate:
-                if not await self._admission.permit():
+                if not await self._admission.slot() or not await self._admission.permit():
                     return
-            view = await self._transport.describe_task(answer.task_id)
+                self._admission.depart()
+            try:
+                view = await self._transport.describe_task(answer.task_id)
+            finally:
+                self._admission.arrive()
         except DispatcherError:
             return  # the writer keeps its failure, and the engine stops for it
         if view is None:
@@ -191,9 +211,10 @@ class Sender:
             )
 
     async def close(self) -> None:
-        """Wait for what runs in the background."""
+        """Wait for what runs in the background, but not long: at a low rate its permit may be far off."""
         if self._look is not None:
-            await self._look
+            await asyncio.wait({self._look}, timeout=LOOK_S)
+            self._look.cancel()
 
 
 def account_of(task_arn: str | None) -> str | None:

@@ -205,6 +205,10 @@ class Resolved:
         """Return the resolved limits, as plans print them."""
         return {key: getattr(self, key) for key in LIMITS.rules}
 
+    def given_limits(self) -> dict[str, Any]:
+        """Return the limits that somebody gave, for the plan to remember: `resume` needs no flags then."""
+        return {key: value for key, value in self.limits().items() if self.origins[key] != "default"}
+
 
 def check(values: Mapping[str, Any], where: str, *, spell: Any = str) -> dict[str, Any]:
     """Check settings of one source; raise `UsageError` that names the source and the first key."""
@@ -254,7 +258,7 @@ def default_state_dir() -> Path:
 
 def _of_manifest(manifest: Manifest) -> dict[str, tuple[Any, str]]:
     origin = manifest.source or "manifest"
-    values: dict[str, Any] = dict(limits_of(manifest))
+    values: dict[str, Any] = {key: getattr(manifest.limits, key) for key in LIMITS.rules}
     values["region"] = manifest.region
     values["endpoint_url"] = manifest.endpoint_url
     values["run_key"] = manifest.run_key
@@ -263,9 +267,3 @@ def _of_manifest(manifest: Manifest) -> dict[str, tuple[Any, str]]:
 
 def _of_plan(stored: Mapping[str, Any]) -> dict[str, tuple[Any, str]]:
     return {key: (value, "stored plan") for key, value in stored.items() if key in LIMITS.rules}
-
-
-def limits_of(manifest: Manifest) -> dict[str, Any]:
-    """Return the limits that a manifest gives, for the plan to remember: `resume` reads no manifest."""
-    given = {key: getattr(manifest.limits, key) for key in LIMITS.rules}
-    return {key: value for key, value in given.items() if value is not None}

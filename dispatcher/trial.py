@@ -20,13 +20,18 @@ class Trial:
         """Answered as poison, not split yet, or of a single device."""
         self.untried: deque[Flight] = deque()
         self.accepted = False
-        self.can_undo = True
+        self._has_settled = False
         self.is_split = False
 
     @property
     def is_exhausted(self) -> bool:
         """Whether every device was tried alone, and every answer was poison."""
         return not self.accepted and not self.untried and all(len(f.batch.targets) == 1 for f in self.poison)
+
+    @property
+    def can_undo(self) -> bool:
+        """Whether nothing can have come of any part: none is settled, none was answered with doubt."""
+        return not self._has_settled and not any(f.is_tainted for f in (*self.untried, *self.poison))
 
     def next_parent(self) -> Flight | None:
         """Take the largest poisoned part out, to be split; None when only single devices are left."""
@@ -47,7 +52,7 @@ class Trial:
 
     def settled(self, *, accepted: bool) -> None:
         """Note that a part has an outcome: accepted, or in doubt."""
-        self.can_undo = False
+        self._has_settled = True
         self.accepted = self.accepted or accepted
 
 

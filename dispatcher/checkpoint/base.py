@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 import msgspec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Sequence
     from contextlib import AbstractContextManager
 
     from dispatcher.model import Batch, Counts, Doubt, Lane, Outcome
@@ -145,8 +145,11 @@ class Checkpoint(Stored, Protocol):
         one batch in two if it must. An empty list means that nothing (more) may be claimed.
         """
 
-    def give_back(self, numbers: Sequence[int], *, now: float) -> None:
-        """Return claimed batches that were not sent, or were only answered *not created*, to planned."""
+    def give_back(self, numbers: Sequence[int], *, sent: Collection[int] = (), now: float) -> None:
+        """Return claimed batches that were not sent, or were only answered *not created*, to planned.
+
+        Those in `sent` were on the wire: no longer fresh, they do not count against `max_devices` again.
+        """
 
     def record(self, outcomes: Sequence[Outcome], *, now: float) -> None:
         """Write outcomes. A settled batch is never overwritten: trying to is a bug and raises."""

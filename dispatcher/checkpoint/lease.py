@@ -98,9 +98,10 @@ class Locks:
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 holder = os.pread(fd, 200, 0).decode(errors="replace").strip()
+                run = self._paths[0].stem
                 raise CheckpointLeased(
                     f"another runner is at this run{f' (process {holder})' if holder.isdigit() else ''}",
-                    hint="let it finish, or stop it first; `dispatcher status` shows how far it is",
+                    hint=f"let it finish, or stop it first; `dispatcher status {run}` shows how far it is",
                 ) from error
             os.ftruncate(fd, 0)
             os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)

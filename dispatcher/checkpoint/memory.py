@@ -19,7 +19,7 @@ from dispatcher.errors import CheckpointError, CheckpointLeased
 from dispatcher.model import Batch, BatchState, Counts, Doubt, Lane, Outcome, Resend
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Sequence
 
 
 _INTERRUPTED = "the process ended before an answer was recorded"
@@ -168,9 +168,11 @@ class MemoryCheckpoint:
         for span in spans:
             self._add_claim(span)
 
-    def give_back(self, numbers: Sequence[int], *, now: float) -> None:
+    def give_back(self, numbers: Sequence[int], *, sent: Collection[int] = (), now: float) -> None:
         self._fence(now)
         self._rewrite_claims(*self._claims.give_back(numbers))
+        for number in sent:
+            self._batches[number] = replace(self._batches[number], fresh=False)
 
     def record(self, outcomes: Sequence[Outcome], *, now: float) -> None:
         self._fence(now)

@@ -31,7 +31,7 @@ from dispatcher.errors import CheckpointError, CheckpointLeased
 from dispatcher.model import Batch, BatchState, Lane, Outcome, Resend
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Collection, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from dispatcher.checkpoint.base import Plan
@@ -243,11 +243,13 @@ class SqliteCheckpoint(SqliteReader):
         for span in spans:
             self._add_claim(span)
 
-    def give_back(self, numbers: Sequence[int], *, now: float) -> None:
+    def give_back(self, numbers: Sequence[int], *, sent: Collection[int] = (), now: float) -> None:
         if not numbers:
             return
         with self._atomic(now):
             self._rewrite_claims(*self._claims.give_back(numbers))
+            for number in sent:
+                self._db.execute("UPDATE batch SET fresh = 0 WHERE number = ?", (number,))
             self._cursor = min(self._cursor, min(numbers) - 1)
 
     def record(self, outcomes: Sequence[Outcome], *, now: float) -> None:

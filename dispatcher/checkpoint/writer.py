@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from dispatcher.errors import CheckpointError, DispatcherError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from dispatcher.checkpoint.base import Checkpoint
     from dispatcher.clock import Clock
@@ -85,6 +85,7 @@ class Writer:
         self._on_failure = on_failure
         self._waiting: list[Outcome] = []
         self._order = asyncio.Lock()
+        self._turns: set[asyncio.Future[Any]] = set()
         self._timer: asyncio.TimerHandle | None = None
         self._flushing: asyncio.Task[None] | None = None
         self.failure: DispatcherError | None = None
@@ -140,7 +141,15 @@ class Writer:
 
         The turn is shielded: a cancelled caller must not leave a commit that nobody takes notice of.
         """
-        return await asyncio.shield(asyncio.ensure_future(self._turn(action, then)))
+        turn = asyncio.ensure_future(self._turn(action, then))
+        self._turns.add(turn)
+        turn.add_done_callback(self._turn_ended)
+        return await asyncio.shield(turn)
+
+    def _turn_ended(self, turn: asyncio.Future[Any]) -> None:
+        self._turns.discard(turn)
+        if not turn.cancelled():
+            turn.exception()  # kept in `failure`; whoever asked may be gone
 
     async def _turn(self, action: Callable[[Checkpoint, float], T], then: Callable[[T], None] | None) -> T:
         async with self._order:
@@ -200,10 +209,10 @@ class Writer:
         if batches:
             self._mark(batches)
 
-    async def give_back(self, numbers: Sequence[int]) -> None:
-        """Return batches that were not sent, or only answered *not created*, to planned."""
+    async def give_back(self, numbers: Sequence[int], *, sent: Collection[int] = ()) -> None:
+        """Return batches that were not sent, or were only answered *not created* (`sent`), to planned."""
         if numbers:
-            await self._ordered(lambda checkpoint, now: checkpoint.give_back(numbers, now=now))
+            await self._ordered(lambda checkpoint, now: checkpoint.give_back(numbers, sent=sent, now=now))
 
     async def undo_split(self, number: int) -> None:
         """Return a split batch to planned."""
@@ -229,6 +238,8 @@ class Writer:
             self._timer.cancel()
         if self._waiting and self.failure is None:
             await self.flush()
+        while self._turns:  # of callers that were cancelled
+            await asyncio.wait(self._turns)
 
 
 def _nothing(_checkpoint: Checkpoint, _now: float) -> None:

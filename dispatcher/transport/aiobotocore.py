@@ -36,7 +36,7 @@ from dispatcher.manifest import is_loopback
 from dispatcher.model import Answer, Kind
 from dispatcher.plan import SYSTEM_TAG_RUN, SYSTEM_TAG_TOKEN
 from dispatcher.redact import redacted
-from dispatcher.transport.base import MAX_BODY_BYTES, TaskView, answer_for
+from dispatcher.transport.base import MAX_BODY_BYTES, TaskView, answer_for, clean
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -135,10 +135,13 @@ class AiobotocoreTransport:
             self._auth.skew_s = self._skew_s  # type: ignore[attr-defined]
         await self._stack.aclose()
         self._stack = contextlib.AsyncExitStack()
-        with contextlib.suppress(UsageError):  # the next attempt says what is wrong
+        self._client = None
+        with contextlib.suppress(UsageError):  # the next attempt says that there is no client
             await self.open()
 
     async def create_task(self, targets: Sequence[str], client_token: str) -> Answer:
+        if self._client is None:
+            return Answer(kind=Kind.DENIED, code="NoClient", message="the AWS configuration cannot be used")
         parameters = {"targets": list(targets), "clientToken": client_token, **self._constant}
         tags = self._tags(client_token)
         if tags:
@@ -213,6 +216,15 @@ class _SkewedAuth(botocore.auth.SigV4Auth):  # type: ignore[misc]
 class _GuardedSession(AIOHTTPSession):  # type: ignore[misc]
     """The SDK's HTTP session, with redirects refused and bodies bounded."""
 
+    async def __aenter__(self) -> Any:
+        """Build the TLS context now: 30 ms that would make the first call late, and the next ones bunch."""
+        entered = await super().__aenter__()
+        with contextlib.suppress(
+            OSError
+        ):  # a certificate bundle that cannot be read is the first call's to tell
+            await self._get_session(None)
+        return entered
+
     async def _get_session(self, proxy_url: str | None) -> Any:
         return _Guard(await super()._get_session(proxy_url))
 
@@ -256,9 +268,8 @@ def _success(response: dict[str, Any]) -> Answer:
     task_id, task_arn = response.get("taskId"), response.get("taskArn")
     if not isinstance(task_id, str) or not 1 <= len(task_id) <= 256 or not task_id.isprintable():
         return Answer(kind=Kind.UNREADABLE, code="NoTaskId", message="success without a task id")
-    return Answer(
-        kind=Kind.ACCEPTED, task_id=task_id, task_arn=task_arn if isinstance(task_arn, str) else None
-    )
+    arn = clean(task_arn, 2_048) if isinstance(task_arn, str) else None
+    return Answer(kind=Kind.ACCEPTED, task_id=task_id, task_arn=arn)
 
 
 def _failed(error: Exception) -> Answer:
@@ -290,7 +301,7 @@ def _is_mid_flight(cause: Exception) -> bool:
 
 def _words(error: Exception) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
-    return redacted(text[:300]) or ""
+    return redacted(clean(text, 300)) or ""
 
 
 def _date_of(meta: dict[str, Any]) -> float | None:

@@ -65,9 +65,13 @@ def answer_for(status: int, code: str | None, message: str | None, targets: Sequ
         message: its text; read here only to tell a reused client token from a bad device.
         targets: the batch's ids, which the text may quote.
     """
-    return Answer(
-        kind=_kind_for(status, code, message, targets), code=code or f"HTTP {status}", message=message
-    )
+    kind = _kind_for(status, code, message, targets)
+    return Answer(kind=kind, code=clean(code, 128) or f"HTTP {status}", message=clean(message, 1_000))
+
+
+def clean(text: str | None, limit: int) -> str | None:
+    """Make a service's string fit to be written down: no lone surrogates, at most `limit` characters."""
+    return text if text is None else text[:limit].encode("utf-8", "replace").decode()
 
 
 def _kind_for(status: int, code: str | None, message: str | None, targets: Sequence[str]) -> Kind:

@@ -431,3 +431,76 @@ def test_a_lease_lost_during_retries_ends_the_run(bench: Make) -> None:
 
 def _taken_over(*, now: float) -> None:
     raise CheckpointLeased("another runner took the run over")
+
+
+def test_a_trial_that_ends_in_doubt_undoes_nothing(bench: Make) -> None:
+    """A lost reply inside a trial stays in doubt when the lane stops: its task may exist."""
+    seen = [0]
+
+    def fate(_number: int, targets: Sequence[str], *_: Any) -> object:
+        if len(targets) == 10:
+            return None
+        seen[0] += 1
+        return LOST if seen[0] == 1 else DENIED
+
+    made = bench(50, bad=frozenset(f"smd-{i:05d}" for i in range(9, 50, 10)), fate=fate)
+    summary, error = made.go()
+    made.check(summary)
+    assert isinstance(error, RunStopped)
+    assert summary.counts.in_doubt == 5
+    made.service.fate = None
+    summary, _ = made.go()
+    made.check(summary)
+    assert (summary.counts.accepted, summary.counts.rejected) == (45, 5)
+
+
+def test_a_machine_that_slept_checks_its_lease_before_a_first_send(bench: Make) -> None:
+    """The monotonic clock stands still in a sleep; the wall clock tells, and the lease is looked at."""
+    made = bench(400)
+    checks: list[float] = []
+    look = made.checkpoint.check_lease
+
+    def check_lease(*, now: float) -> None:
+        checks.append(now)
+        look(now=now)
+
+    made.checkpoint.check_lease = check_lease
+
+    def fate(number: int, *_: Any) -> object:
+        made.clock.skew_s += 3600 if number == 15 else 0
+        return None
+
+    made.service.fate = fate
+    summary, _ = made.go(max_in_flight=1, rate_per_s=100, burst=1)
+    made.check(summary)
+    assert checks
+
+
+def test_limit_is_judged_by_how_it_ends(bench: Make) -> None:
+    """A doubt that the final pass settles is no reason for exit 1."""
+    made = bench(100, fate=lambda number, *_: FAULT if number == 1 else None)
+    summary, error = made.go(limit=10, max_attempts=1)
+    made.check(summary)
+    assert (error, summary.counts.accepted, summary.exit) == (None, 10, 0)
+
+
+def test_limit_keeps_to_the_devices_it_began_with(bench: Make) -> None:
+    """A pause in mid-limit gives the device back and takes the same one again."""
+    made = bench(30, fate=lambda number, *_: QUOTA if number <= 3 else None)
+    summary, error = made.go(limit=1)
+    made.check(summary)
+    assert (error, summary.counts.accepted, summary.counts.split) == (None, 1, 1)
+    assert {targets for _, targets, _ in made.service.calls} == {("smd-00000",)}
+
+
+def test_the_look_at_the_first_task_keeps_to_the_window(bench: Make) -> None:
+    """DescribeTask takes a slot like any other call."""
+    made = bench(100)
+    most: list[int] = []
+
+    def describe(_task_id: str) -> None:
+        most.append(made.transport.in_flight)
+
+    summary, _ = made.go(max_in_flight=1, describe=describe)
+    made.check(summary)
+    assert most == [0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -178,5 +179,65 @@ def test_cancellation_is_safe(tmp_path: Path) -> None:
         summary = await opened.run(manifest())
         assert summary.counts.accepted == 95
         assert len(emulator.ledger.tasks) == 10
+
+    with_emulator(tmp_path, work)
+
+
+def test_resume_keeps_the_limits_of_the_run(tmp_path: Path) -> None:
+    """The printed next command has no flags: the plan remembers the limits that somebody gave."""
+
+    async def work(opened: Dispatcher, emulator: Any) -> None:
+        task = asyncio.ensure_future(opened.run(manifest(limits=Limits())))
+        while not emulator.ledger.tasks:
+            await asyncio.sleep(0.01)
+        opened.drain()
+        with pytest.raises(dispatcher.RunInterrupted):
+            await task
+        async with open_dispatcher(Settings(state_dir=tmp_path)) as other:
+            seen: list[Any] = []
+            await other.resume("ops", before=seen.append)
+            assert (seen[0].settings.rate_per_s, seen[0].settings.token_window_s) == (20.0, 300.0)
+
+    with_emulator(tmp_path, work, rate_per_s=20.0, token_window_s=300.0)
+
+
+def test_an_old_plan_put_back_is_not_sent(tmp_path: Path) -> None:
+    """A copy of an earlier plan of the run is planned anew, as the registry knows it."""
+
+    async def work(opened: Dispatcher, emulator: Any) -> None:
+        from dispatcher.checkpoint.sqlite import SqliteCheckpoint
+
+        await opened.run(manifest())
+        path = tmp_path / "ops.db"
+        with contextlib.suppress(FileNotFoundError):
+            for suffix in ("", "-wal", "-shm"):
+                path.with_name(path.name + suffix).unlink()
+        older = manifest(inventory=Inventory(targets=IDS[:-1]))
+        settings = Settings(state_dir=tmp_path / "elsewhere", endpoint_url=emulator.url, region="us-west-2")
+        from dispatcher.intent import Intent
+        from dispatcher.prepare import Preparation
+
+        resolved = settings.resolve(older)
+        prepared = Preparation(resolved).of_manifest(Intent.of(older, resolved, "us-west-2"))
+        prepared.checkpoint.release(now=1.0)
+        prepared.close()
+        (tmp_path / "elsewhere" / "ops.db").rename(path)
+        assert SqliteCheckpoint.open(path).plan() is not None
+        summary = await opened.run(manifest())
+        assert (summary.counts.devices, summary.counts.accepted) == (95, 95)
+        assert len(emulator.ledger.tasks) == 10
+
+    with_emulator(tmp_path, work)
+
+
+def test_a_moved_checkpoint_keeps_its_wal(tmp_path: Path) -> None:
+    """A -wal without its database is not touched: the database may come back."""
+
+    async def work(opened: Dispatcher, emulator: Any) -> None:
+        (tmp_path / "ops.db-wal").write_bytes(b"what was done last")
+        with pytest.raises(dispatcher.CheckpointError, match="wal"):
+            await opened.run(manifest())
+        assert (tmp_path / "ops.db-wal").read_bytes() == b"what was done last"
+        assert not emulator.ledger.tasks
 
     with_emulator(tmp_path, work)

@@ -164,3 +164,12 @@ def test_an_answer_keeps_its_evidence() -> None:
         None,
     )
     assert answer_for(502, None, None).code == "HTTP 502"
+
+
+def test_a_services_strings_are_fit_to_be_written_down() -> None:
+    """Lone surrogates cannot be stored, and nothing of a service is kept without bound."""
+    answer = answer_for(400, "Validation\ud800Exception", "bad \ud800" + "x" * 5_000)
+    assert answer.code is not None
+    assert answer.message is not None
+    assert len(answer.message) <= 1_000
+    (answer.code + answer.message).encode()
