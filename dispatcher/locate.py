@@ -35,14 +35,29 @@ def is_older(checkpoint: Stored, plan: Plan, record: Record) -> bool:
     return record.plan_id != plan.plan_id or record.claims > checkpoint.standing().claims
 
 
-def refuse_orphan(path: Path) -> None:
-    """SQLite would delete a -wal without its database, and with it the outcomes that it holds."""
-    wal = path.with_name(f"{path.name}-wal")
-    if wal.exists():
-        raise CheckpointError(
-            f"{path} is gone, but its {wal.name} is there and holds what was done last",
-            hint=f"was {path.name} moved? Put it back beside it",
-        )
+class OrphanedWal:
+    """A -wal whose database is gone. SQLite would delete it, and with it the outcomes that it holds.
+
+    It is set aside before a database of that name is made, and put back where the run is refused: its own
+    database may only have been moved.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._database = path
+        self._wal = path.with_name(f"{path.name}-wal")
+        self._kept = path.with_name(f"{path.name}-wal.orphan")
+        self._is_aside = False
+
+    def set_aside(self) -> None:
+        """Rename the -wal, if there is one."""
+        if self._wal.exists():
+            self._wal.replace(self._kept)
+            self._is_aside = True
+
+    def put_back(self) -> None:
+        """Undo `set_aside`, unless a database is there now."""
+        if self._is_aside and not self._database.exists():
+            self._kept.replace(self._wal)
 
 
 def is_unplanned(checkpoint: Stored) -> bool:

@@ -28,7 +28,7 @@ from dispatcher.checkpoint.sqlite import SqliteCheckpoint
 from dispatcher.diff import Diff, check_removals, diff, edit_words
 from dispatcher.errors import CheckpointError, PlanMismatch
 from dispatcher.inventory import open_inventory
-from dispatcher.locate import binds, is_older, is_unplanned, refuse_orphan, stored_plan
+from dispatcher.locate import OrphanedWal, binds, is_older, is_unplanned, stored_plan
 from dispatcher.model import Counts, Lane
 from dispatcher.plan import Fold, cut
 from dispatcher.spool import SortedSpool
@@ -86,12 +86,12 @@ class Preparation:
         path = self._settings.checkpoint_of(intent.run)
         locks = self._lock(path, intent.run)
         checkpoint: SqliteCheckpoint | None = None
-        is_there = True
+        is_there, orphan = True, OrphanedWal(path)
         try:
             record = self._registry.get(intent.run)
             is_there = path.exists() and path.stat().st_size > 0
             if not is_there:
-                refuse_orphan(path)
+                orphan.set_aside()
             checkpoint = SqliteCheckpoint.open(path, create=True)
             with open_inventory(
                 intent.manifest.inventory,
@@ -106,6 +106,7 @@ class Preparation:
                 checkpoint.close()
                 if is_empty:
                     path.unlink(missing_ok=True)  # a refusal leaves nothing that looks like a run
+            orphan.put_back()
             locks.release()
             raise
 

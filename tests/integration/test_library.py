@@ -231,13 +231,16 @@ def test_an_old_plan_put_back_is_not_sent(tmp_path: Path) -> None:
 
 
 def test_a_moved_checkpoint_keeps_its_wal(tmp_path: Path) -> None:
-    """A -wal without its database is not touched: the database may come back."""
+    """A -wal without its database is kept: the database may come back."""
+    wal = tmp_path / "ops.db-wal"
 
     async def work(opened: Dispatcher, emulator: Any) -> None:
-        (tmp_path / "ops.db-wal").write_bytes(b"what was done last")
-        with pytest.raises(dispatcher.CheckpointError, match="wal"):
-            await opened.run(manifest())
-        assert (tmp_path / "ops.db-wal").read_bytes() == b"what was done last"
-        assert not emulator.ledger.tasks
+        wal.write_bytes(b"what was done last")
+        with pytest.raises(ManifestError):
+            await opened.run(manifest(inventory=Inventory(path="missing.csv")))
+        assert wal.read_bytes() == b"what was done last"
+        summary = await opened.run(manifest())
+        assert summary.counts.accepted == 95
+        assert wal.with_name("ops.db-wal.orphan").read_bytes() == b"what was done last"
 
     with_emulator(tmp_path, work)
