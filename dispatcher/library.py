@@ -62,7 +62,7 @@ class Dispatcher:
             manifest: the intent.
             on_event: called with every `observe.Event`.
             confirm: asked before an edited manifest is applied; raises to decline.
-            before: called with the planned run before anything is sent; raises to decline.
+            before: called, in a thread, with the planned run before anything is sent; raises to decline.
 
         Raises:
             UsageError: the manifest, its inventory or a setting is wrong (exit code 2).
@@ -117,7 +117,7 @@ class Dispatcher:
         """Ask, connect and check the account; where any of it fails, the lease is given back."""
         try:
             if before is not None:
-                before(run)
+                await asyncio.to_thread(before, run)  # it may ask, and the loop must hear a signal meanwhile
             transport = await self._open_transport(run.plan, run.settings)
             try:
                 await _check_account(run, transport)

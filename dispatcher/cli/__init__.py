@@ -6,12 +6,12 @@ JSON object, whatever happens.
 
 from __future__ import annotations
 
-import os
 import sys
 from typing import Any
 
 import click
 
+from dispatcher.cli.output import note, result, silence
 from dispatcher.errors import DispatcherError
 from dispatcher.redact import inert, redacted
 
@@ -102,8 +102,7 @@ def main(arguments: list[str] | None = None) -> None:
     except click.ClickException as error:
         code = fail(_plain(error.format_message(), 2), as_json="--json" in arguments)
     except BrokenPipeError:
-        # Whoever read us has gone; what is on disk is complete. Keep the interpreter from complaining.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        silence(sys.stdout)  # whoever read us has seen enough
         code = 0
     except Exception as error:
         import logging
@@ -131,7 +130,7 @@ def fail(error: DispatcherError, *, as_json: bool) -> int:
         summary: Any = error.summary or Summary(run=error.run or "")
         summary.exit, summary.error = error.exit_code, line
         print_json(summary.as_json())
-    click.echo(f"error: {line}", err=True)
+    note(f"error: {line}")
     return error.exit_code
 
 
@@ -139,4 +138,4 @@ def print_json(value: object) -> None:
     """Print one JSON object on one line."""
     import msgspec
 
-    click.echo(msgspec.json.encode(value).decode())
+    result(msgspec.json.encode(value).decode())

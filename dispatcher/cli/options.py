@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from dispatcher.cli.output import note
 from dispatcher.redact import inert, redacted
 from dispatcher.settings import TRANSPORTS, Settings, unknown_variables
 
@@ -85,11 +86,6 @@ def ignored_endpoints(environment: Mapping[str, str]) -> list[str]:
     ]
 
 
-def note(text: str) -> None:
-    """Say something to the operator on stderr."""
-    click.echo(redacted(inert(text)), err=True)
-
-
 class _Redacting(logging.Formatter):
     """Log lines without secrets or control characters."""
 
@@ -102,6 +98,7 @@ def log_to_stderr(verbosity: int) -> None:
     """Send our own log to stderr by `-v`; the SDK's never below INFO, since DEBUG prints headers."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_Redacting("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.raiseExceptions = False  # a log line that cannot be written is lost, and nothing else
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.INFO if verbosity >= 2 else logging.WARNING)

@@ -7,8 +7,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-import click
-
+from dispatcher.cli.output import note
 from dispatcher.cli.render import duration
 
 if TYPE_CHECKING:
@@ -33,7 +32,7 @@ async def show(run: Callable[[], Run | None]) -> None:
 async def _lines(run: Run) -> None:
     while True:
         await asyncio.sleep(LINE_EVERY_S)
-        click.echo(_line(run), err=True)
+        note(_line(run))
 
 
 async def _bar(run: Run) -> None:

@@ -7,13 +7,13 @@ import contextlib
 import os
 import signal
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from dispatcher.cli import fail, print_json
-from dispatcher.cli.options import ignored_endpoints, note, run_options, settings_from
+from dispatcher.cli.options import ignored_endpoints, run_options, settings_from
+from dispatcher.cli.output import note, result
 from dispatcher.errors import DispatcherError, RunInterrupted, UsageError
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def plan(manifest: str, **options: Any) -> int:
     if options["json_"]:
         print_json(found.as_json())
     else:
-        click.echo(preview_text(found))
+        result(preview_text(found))
     return 0
 
 
@@ -70,7 +70,7 @@ def run(manifest: str, **options: Any) -> int:
 
     settings = settings_from(options)
     loaded = Manifest.load(manifest)
-    session = _Session(settings, options)
+    session = _Session(settings, options, f"dispatcher run {manifest}")
     return session.drive(lambda dispatcher: session.run(dispatcher, loaded))
 
 
@@ -84,15 +84,16 @@ def resume(run: str, **options: Any) -> int:
     dispatcher resume nightly-reboot
     dispatcher resume /var/lib/dispatcher/nightly-reboot.db
     """
-    session = _Session(settings_from(options), options)
+    session = _Session(settings_from(options), options, f"dispatcher resume {run}")
     return session.drive(lambda dispatcher: session.resume(dispatcher, run))
 
 
 class _Session:
     """One `run` or `resume` at a terminal or in a script."""
 
-    def __init__(self, settings: Settings, options: dict[str, Any]) -> None:
+    def __init__(self, settings: Settings, options: dict[str, Any], again: str) -> None:
         self._settings = settings
+        self._again = f"run it again: {again}"
         self._json = bool(options["json_"])
         self._log_path = options["log_file"]
         self._verbose = int(options["verbose"] or 0)
@@ -135,7 +136,8 @@ class _Session:
         if self._live is None:
             # Still planning, in a thread that cannot be stopped: nothing was sent, and a plan that is not
             # committed binds nothing.
-            fail(RunInterrupted("interrupted while planning", exit_code=code), as_json=self._json)
+            stopped = RunInterrupted("interrupted while planning", exit_code=code, hint=self._again)
+            fail(stopped, as_json=self._json)
             sys.stdout.flush()
             os._exit(code)
         if self._signals:
@@ -143,14 +145,14 @@ class _Session:
             task.cancel()
             return
         self._signals = code
-        note("stopping: calls in flight come home first; again to stop at once")
         dispatcher.drain(code)
+        note("stopping: calls in flight come home first; again to stop at once")
 
     def _failed(self, error: DispatcherError) -> int:
         if error.summary is not None and not self._json:
             from dispatcher.cli.render import summary_text
 
-            click.echo(summary_text(error.summary))
+            result(summary_text(error.summary))
         return fail(error, as_json=self._json)
 
     def _next(self) -> str | None:
@@ -173,25 +175,17 @@ class _Session:
             return await work
         finally:
             shower.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await shower
+            await asyncio.wait({shower})  # whatever befell it: a terminal that is gone is no news
 
     def _hook(self) -> Callable[[Event], None] | None:
         """Return what listens to events: the log file, and stderr with -v."""
-        file = None
-        if self._log_path is not None:
-            try:
-                opened = Path(self._log_path).open("a", encoding="utf-8")  # noqa: SIM115  (the stack's)
-                file = self._stack.enter_context(opened)
-            except OSError as error:
-                raise UsageError(f"--log-file {self._log_path}: {error.strerror}") from error
-        if file is None and not self._verbose:
+        log = None if self._log_path is None else self._stack.enter_context(_EventLog(self._log_path))
+        if log is None and not self._verbose:
             return None
 
         def hear(event: Event) -> None:
-            if file is not None:
-                file.write(event.json() + "\n")
-                file.flush()
+            if log is not None:
+                log.append(event.json())
             if self._verbose:
                 note(event.text())
 
@@ -222,7 +216,7 @@ class _Session:
         from dispatcher.diff import edit_words
 
         note(f"{run}: the manifest was edited: {edit_words(found)}")
-        if self._settings.yes or not found.removals:
+        if self._settings.yes or found.removals <= (self._settings.accept_removals or 0):
             return
         if not _is_terminal():
             raise UsageError(
@@ -238,7 +232,35 @@ class _Session:
             return
         from dispatcher.cli.render import summary_text
 
-        click.echo(summary_text(summary))
+        result(summary_text(summary))
+
+
+class _EventLog:
+    """The file of `--log-file`: JSON Lines, appended. A disk that is full costs the log, never the run."""
+
+    def __init__(self, path: str) -> None:
+        try:
+            self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise UsageError(f"--log-file {path}: {error.strerror}") from error
+        self._path = path
+        self._is_lost = False
+
+    def __enter__(self) -> _EventLog:
+        return self
+
+    def __exit__(self, *_error: object) -> None:
+        with contextlib.suppress(OSError):
+            os.close(self._fd)
+
+    def append(self, line: str) -> None:
+        """Write one line, or say once that the rest of the log is lost."""
+        try:
+            os.write(self._fd, line.encode() + b"\n")
+        except OSError as error:
+            if not self._is_lost:
+                self._is_lost = True
+                note(f"warning: --log-file {self._path}: {error.strerror}; the log has gaps, the run goes on")
 
 
 def _is_terminal() -> bool:
