@@ -6,12 +6,14 @@ JSON object, whatever happens.
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import sys
 from typing import Any
 
 import click
 
-from dispatcher.cli.output import note, result, silence
+from dispatcher.cli.output import keep_open, note, result, write
 from dispatcher.errors import DispatcherError
 from dispatcher.redact import inert, redacted
 
@@ -44,6 +46,10 @@ EXIT_BUG = 70
 """sysexits.h's EX_SOFTWARE: something we did not foresee."""
 
 
+class _BrokenPipe(Exception):
+    """Carries an EPIPE past click, which would make it exit code 1 without a word."""
+
+
 class _Lazy(click.Group):
     """A group that imports a verb's module when the verb is used: `--help` stays fast."""
 
@@ -62,6 +68,14 @@ class _Lazy(click.Group):
         module, name = _COMMANDS[cmd_name]
         command: click.Command = getattr(importlib.import_module(module), name)
         return command
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except OSError as error:
+            if error.errno != errno.EPIPE:
+                raise
+            raise _BrokenPipe(str(error)) from error
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         with formatter.section("Commands"):
@@ -83,6 +97,7 @@ def cli() -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit by the contract's codes."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    keep_open()
     try:
         code = cli.main(args=arguments, prog_name="dispatcher", standalone_mode=False)
         code = code if isinstance(code, int) else 0
@@ -93,7 +108,8 @@ def main(arguments: list[str] | None = None) -> None:
     except click.Abort:
         code = fail(_plain("interrupted", 130), as_json="--json" in arguments)
     except click.exceptions.NoArgsIsHelpError as error:
-        click.echo(error.format_message(), err=True)
+        with contextlib.suppress(OSError):  # nobody reads the help
+            write(error.format_message(), sys.stderr)
         code = 2
     except click.UsageError as error:
         verb = error.ctx.info_name if error.ctx is not None and error.ctx.parent is not None else None
@@ -101,9 +117,6 @@ def main(arguments: list[str] | None = None) -> None:
         code = fail(_plain(error.format_message().rstrip(".") + hint, 2), as_json="--json" in arguments)
     except click.ClickException as error:
         code = fail(_plain(error.format_message(), 2), as_json="--json" in arguments)
-    except BrokenPipeError:
-        silence(sys.stdout)  # whoever read us has seen enough
-        code = 0
     except Exception as error:
         import logging
 

@@ -12,6 +12,7 @@ import msgspec
 
 from dispatcher.cli import print_json
 from dispatcher.cli.options import common_options, settings_from
+from dispatcher.cli.output import result, silence
 from dispatcher.errors import CheckpointError, DispatcherError, UsageError
 from dispatcher.model import DEVICE_CLASSES
 
@@ -40,7 +41,7 @@ def status(run: str, **options: Any) -> int:
     if options["json_"]:
         print_json(found)
     else:
-        click.echo(_status_text(found))
+        result(_status_text(found))
     return 0
 
 
@@ -67,8 +68,7 @@ def report(run: str, form: str | None, state: str | None, output: str | None, **
         form = form or ("jsonl" if options["json_"] else "text")
         rows = receipts(reader, states=states)
         if output is None:
-            render(rows, form, sys.stdout.write)
-            sys.stdout.flush()
+            _write_stdout(lambda write: render(rows, form, write))
         else:
             _write_file(Path(output), lambda write: render(rows, form, write))
     finally:
@@ -94,10 +94,10 @@ def runs(**options: Any) -> int:
     if options["json_"]:
         print_json(found)
     elif not found:
-        click.echo(f"no runs in {settings.state_dir}")
+        result(f"no runs in {settings.state_dir}")
     else:
         for one in found:
-            click.echo(f"{one['run']:<32} {one['state']:<12} {_counts_line(one)}")
+            result(f"{one['run']:<32} {one['state']:<12} {_counts_line(one)}")
     return 0
 
 
@@ -130,7 +130,7 @@ def show(manifest: str | None, **options: Any) -> int:
     else:
         for name, row in rows.items():
             value = "-" if row["value"] is None else row["value"]
-            click.echo(f"{name:<18} {value!s:<40} {row['origin']}")
+            result(f"{name:<18} {value!s:<40} {row['origin']}")
     return 0
 
 
@@ -142,6 +142,18 @@ def _states(text: str | None) -> frozenset[str] | None:
     if unknown:
         raise UsageError(f"--state: {unknown[0]!r} is no state", hint=f"use {', '.join(DEVICE_CLASSES)}")
     return states
+
+
+def _write_stdout(render: Any) -> None:
+    """Write a report to stdout; a reader that has seen enough (`| head`) is no failure."""
+    try:
+        render(sys.stdout.write)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        silence(sys.stdout)
+    except OSError as error:
+        silence(sys.stdout)
+        raise UsageError(f"cannot write to stdout: {error.strerror}") from error
 
 
 def _write_file(path: Path, render: Any) -> None:

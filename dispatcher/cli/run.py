@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import shlex
 import signal
 import sys
 from typing import TYPE_CHECKING, Any
@@ -70,7 +71,7 @@ def run(manifest: str, **options: Any) -> int:
 
     settings = settings_from(options)
     loaded = Manifest.load(manifest)
-    session = _Session(settings, options, f"dispatcher run {manifest}")
+    session = _Session(settings, options, _command("run", manifest, options))
     return session.drive(lambda dispatcher: session.run(dispatcher, loaded))
 
 
@@ -84,7 +85,7 @@ def resume(run: str, **options: Any) -> int:
     dispatcher resume nightly-reboot
     dispatcher resume /var/lib/dispatcher/nightly-reboot.db
     """
-    session = _Session(settings_from(options), options, f"dispatcher resume {run}")
+    session = _Session(settings_from(options), options, _command("resume", run, options))
     return session.drive(lambda dispatcher: session.resume(dispatcher, run))
 
 
@@ -98,6 +99,9 @@ class _Session:
         self._log_path = options["log_file"]
         self._verbose = int(options["verbose"] or 0)
         self._signals = 0
+        self._stdout = sys.stdout
+        self._asking: Run | None = None
+        """The planned run, while the operator is told and asked."""
         self._live: Run | None = None
         self._stack = contextlib.ExitStack()
 
@@ -108,6 +112,8 @@ class _Session:
                 summary = runner.run(self._supervised(work))
             except DispatcherError as error:
                 return self._failed(error)
+            except click.Abort:  # end of file instead of an answer
+                return self._failed(self._unsent(130))
             except asyncio.CancelledError:
                 stopped = RunInterrupted("stopped at once", exit_code=self._signals, hint=self._next())
                 stopped.summary = self._live.summary() if self._live else None
@@ -134,11 +140,12 @@ class _Session:
     def _on_signal(self, number: signal.Signals, dispatcher: Dispatcher, task: asyncio.Task[Summary]) -> None:
         code = 128 + number
         if self._live is None:
-            # Still planning, in a thread that cannot be stopped: nothing was sent, and a plan that is not
-            # committed binds nothing.
-            stopped = RunInterrupted("interrupted while planning", exit_code=code, hint=self._again)
-            fail(stopped, as_json=self._json)
-            sys.stdout.flush()
+            # Still planning or asking, in a thread that cannot be stopped: nothing was sent, and a plan that
+            # is not committed binds nothing.
+            sys.stdout = self._stdout  # click points it at stderr while it asks
+            self._failed(self._unsent(code))
+            if self._asking is not None:
+                self._asking.abandon()
             os._exit(code)
         if self._signals:
             self._signals = code
@@ -147,6 +154,16 @@ class _Session:
         self._signals = code
         dispatcher.drain(code)
         note("stopping: calls in flight come home first; again to stop at once")
+
+    def _unsent(self, code: int) -> RunInterrupted:
+        """Say that the operator ended it before a call was made."""
+        asking = self._asking
+        when = "while planning" if asking is None else "before sending"
+        stopped = RunInterrupted(f"interrupted {when}", exit_code=code, hint=self._again)
+        if asking is not None:
+            stopped.summary = asking.summary()
+            stopped.summary.elapsed_s = 0.0
+        return stopped
 
     def _failed(self, error: DispatcherError) -> int:
         if error.summary is not None and not self._json:
@@ -194,7 +211,8 @@ class _Session:
     # Asking
 
     def _before(self, run: Run) -> None:
-        """Tell what will happen, and ask where that is due."""
+        """Tell what will happen, and ask where that is due; called on a thread."""
+        self._asking = run
         for sentence in (*run.notes, *ignored_endpoints(os.environ)):
             note(sentence)
         plan = run.plan
@@ -245,6 +263,7 @@ class _EventLog:
             raise UsageError(f"--log-file {path}: {error.strerror}") from error
         self._path = path
         self._is_lost = False
+        self._is_torn = False
 
     def __enter__(self) -> _EventLog:
         return self
@@ -256,11 +275,24 @@ class _EventLog:
     def append(self, line: str) -> None:
         """Write one line, or say once that the rest of the log is lost."""
         try:
-            os.write(self._fd, line.encode() + b"\n")
+            data = (b"\n" if self._is_torn else b"") + line.encode() + b"\n"
+            while data:
+                written = os.write(self._fd, data)
+                data = data[written:]
+                self._is_torn = bool(data)
         except OSError as error:
             if not self._is_lost:
                 self._is_lost = True
                 note(f"warning: --log-file {self._path}: {error.strerror}; the log has gaps, the run goes on")
+
+
+def _command(verb: str, what: str, options: dict[str, Any]) -> str:
+    """Return the command line that means the same run: without its key it would be another."""
+    words = ["dispatcher", verb, what]
+    for name in ("config", "endpoint_url", "region", "profile", "checkpoint", "run_key"):
+        if options.get(name) is not None:
+            words += [f"--{name.replace('_', '-')}", str(options[name])]
+    return shlex.join(words)
 
 
 def _is_terminal() -> bool:

@@ -5,14 +5,25 @@ from __future__ import annotations
 import json
 import os
 import pty
+import shlex
 import signal
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from dispatcher.redact import inert
+
+TERMINAL = """
+import fcntl, os, sys, termios
+fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+os.execv(sys.executable, [sys.executable, "-m", "dispatcher", *sys.argv[1:]])
+"""
+"""Runs the command with stdin as its controlling terminal, so that keys become signals."""
 
 
 def start(site: Any, *arguments: str, **options: Any) -> subprocess.Popen[bytes]:
@@ -120,3 +131,73 @@ def test_removals_that_were_agreed_to_need_no_terminal(site: Any, emulate: Any) 
     done = site.run(manifest, service, "--accept-removals", "15")
     assert (done.code, done.summary["cancelled"]) == (0, 15), done.err
     assert Path(manifest).exists()
+
+
+@pytest.mark.parametrize(("key", "folder"), [(b"\x03", "interrupted"), (b"\x04", "end of file")])
+def test_leaving_at_the_question_prints_the_object(site: Any, key: bytes, folder: str) -> None:
+    """On stdout, not where the question was; and the next command is of the same run, ready for a shell."""
+    site.folder = site.folder / folder
+    site.folder.mkdir()
+    manifest = site.manifest(site.ids(5))
+    main, side = pty.openpty()
+    process = subprocess.Popen(
+        [sys.executable, "-c", TERMINAL, "run", manifest, "--json", "--run-key", "tonight"],
+        env=site.env, stdin=side, stdout=subprocess.PIPE, stderr=side, start_new_session=True,
+    )  # fmt: skip
+    os.close(side)
+    site.live.append(process)
+    before, said = termios.tcgetattr(main), b""
+    while b"[y/N]: " not in said:
+        said += os.read(main, 1_000)
+    os.write(main, key)
+    out, _ = process.communicate(timeout=20)
+    assert termios.tcgetattr(main) == before
+    os.close(main)
+    found = json.loads(out)
+    assert (process.returncode, found["exit"], found["run"], found["pending"]) == (
+        130,
+        130,
+        "fleet@tonight",
+        5,
+    )
+    assert shlex.join(["dispatcher", "run", manifest, "--run-key", "tonight"]) in found["error"]
+
+
+@pytest.mark.parametrize("closed", [(1,), (2,), (0, 1, 2)])
+def test_streams_that_were_never_open(site: Any, emulate: Any, closed: tuple[int, ...]) -> None:
+    """`2>&-`: no socket takes a standard stream's number, and the run ends as it would have."""
+    service = emulate(50)
+    process = start(
+        site, "run", site.manifest(site.ids(50)), "--endpoint-url", service.url,
+        preexec_fn=lambda: [os.close(number) for number in closed],
+    )  # fmt: skip
+    assert process.wait(timeout=60) == 0
+    assert len(service.tasks_of_devices()) == 50
+
+
+@pytest.mark.parametrize("verb", [("report", "fleet"), ("status", "fleet"), ("runs",), ("config", "show")])
+def test_a_reader_that_has_seen_enough(site: Any, emulate: Any, verb: tuple[str, ...]) -> None:
+    """`| head` ends a verb that only reads with 0 and no complaint."""
+    assert site.run(site.manifest(site.ids(20)), emulate(20)).code == 0
+    reader, writer = os.pipe()
+    os.close(reader)
+    process = start(site, *verb, stdout=writer, stderr=subprocess.PIPE)
+    os.close(writer)
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (0, b"")
+
+
+def test_a_full_disk_under_stdout_is_told(site: Any, emulate: Any) -> None:
+    """The run's code stands, with a warning; a report that is not whole is an error."""
+    service = emulate(20)
+    manifest = site.manifest(site.ids(20))
+    with Path("/dev/full").open("w") as full:
+        ran = start(
+            site, "run", manifest, "--endpoint-url", service.url, "--json",
+            stdout=full, stderr=subprocess.PIPE,
+        )  # fmt: skip
+        _, err = ran.communicate(timeout=60)
+        assert (ran.returncode, err.count(b"warning: cannot write to stdout")) == (0, 1)
+        reported = start(site, "report", "fleet", stdout=full, stderr=subprocess.PIPE)
+        _, err = reported.communicate(timeout=60)
+        assert (reported.returncode, err) == (2, b"error: cannot write to stdout: No space left on device\n")

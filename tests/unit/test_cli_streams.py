@@ -1,0 +1,60 @@
+"""What writing to streams and to the log file does where it fails."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+import click
+import pytest
+
+from dispatcher.cli import EXIT_BUG, cli, main
+from dispatcher.cli.run import _command, _EventLog
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def test_a_torn_line_does_not_spoil_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk that takes half a line and then fails costs that line alone, and is told of once."""
+    real, room, said = os.write, [4, 0, 0], []
+
+    def scarce(fd: int, data: bytes) -> int:
+        if not room:
+            return real(fd, data)
+        if (some := room.pop(0)) == 0:
+            raise OSError(28, "No space left on device")
+        return real(fd, data[:some])
+
+    monkeypatch.setattr("dispatcher.cli.run.note", said.append)
+    with _EventLog(str(tmp_path / "log")) as log:
+        monkeypatch.setattr(os, "write", scarce)
+        for line in ("first", "second", "third"):
+            log.append(line)
+        monkeypatch.undo()
+    assert (tmp_path / "log").read_text().splitlines() == ["firs", "third"]
+    assert len(said) == 1
+
+
+def test_the_next_command_means_the_same_run() -> None:
+    """The key and what else makes the run go along, quoted for a shell; the pace does not."""
+    options = {"run_key": "to night", "endpoint_url": None, "checkpoint": "/x/a b.db", "rate_per_s": 5.0}
+    assert _command("run", "my fleet.yaml", options) == (
+        "dispatcher run 'my fleet.yaml' --checkpoint '/x/a b.db' --run-key 'to night'"
+    )
+
+
+def test_a_broken_pipe_inside_is_a_bug(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """EPIPE from anything but a standard stream is not taken for a reader that has gone."""
+
+    @click.command()
+    def broken() -> None:
+        raise BrokenPipeError(32, "Broken pipe")
+
+    monkeypatch.setattr(type(cli), "get_command", lambda *_: broken)
+    with pytest.raises(SystemExit) as end:
+        main(["runs"])
+    assert end.value.code == EXIT_BUG
+    assert "a bug in the dispatcher" in capsys.readouterr().err
