@@ -254,6 +254,12 @@ class Summary:
     elapsed_s: float = 0.0
     already_complete: bool = False
     completed_at: str | None = None
+    faults: int = 0
+    forecast_s: float | None = None
+    """Seconds that all this process set out to send would have taken at the ceiling."""
+    ceiling_per_s: float = 0.0
+    allowed_per_s: float = 0.0
+    """Calls per second that the service was believed to allow at the end."""
     exit: int = 0
     error: str | None = None
 

@@ -107,6 +107,9 @@ class Progress:
     in_flight: int = 0
     rate_per_s: float = 0.0
     lane_state: str = "open"
+    lane_reason: str | None = None
+    in_doubt: int = 0
+    """Devices that rest in doubt: left by this process, or met by it and not settled since."""
     settled: dict[str, int] = field(default_factory=dict)
     """Devices by class that this process settled durably."""
     base: Counts | None = None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import random
 import time
@@ -13,7 +14,7 @@ from dispatcher.engine import Engine
 from dispatcher.errors import DispatcherError, RunInterrupted, RunStopped
 from dispatcher.feed import Feed
 from dispatcher.flow import Flow
-from dispatcher.model import Summary
+from dispatcher.model import MAX_TARGETS, BatchState, Summary
 from dispatcher.observe import BatchSettled, Hooks, Progress, RunEnded, RunStarted
 from dispatcher.plan import ClientTokens
 from dispatcher.policy.lane import LanePolicy, LaneState
@@ -21,6 +22,7 @@ from dispatcher.policy.rate_control import Aimd, FixedRate, RateController
 from dispatcher.policy.retry import RetryQuota
 from dispatcher.policy.token_bucket import TokenBucket
 from dispatcher.policy.token_window import TokenWindow
+from dispatcher.pulse import PULSE_S, Pulser
 from dispatcher.report import CLASS_OF, instant
 from dispatcher.sender import Sender
 
@@ -49,11 +51,15 @@ class Run:
         *,
         offload: Offload | None = None,
         rng: random.Random | None = None,
+        pulse_s: float | None = PULSE_S,
     ) -> None:
-        """Hold a prepared run; `go` sends it. `offload` and `rng` are for virtual time and replays."""
+        """Hold a prepared run; `go` sends it. The rest is for virtual time and replays."""
+        self._pulse_s = pulse_s
         self._offload = offload
         self._rng = rng or random.Random()
         self._prepared = prepared
+        self._began_at = clock.wall()
+        self._doubting: set[int] = set()
         self._settings = settings
         self._hooks = hooks
         self._clock = clock
@@ -62,7 +68,7 @@ class Run:
         self._last = prepared.counts, 0
         self._is_closed = False
         self.plan = prepared.plan
-        self.progress = Progress(base=prepared.counts)
+        self.progress = Progress(base=prepared.counts, in_doubt=prepared.counts.in_doubt)
         self.started_s = time.monotonic()
 
     @property
@@ -89,12 +95,20 @@ class Run:
         """What holds for this run."""
         return self._settings
 
+    @property
+    def forecast_s(self) -> float:
+        """Seconds that what this process sets out to send takes at the ceiling, if nothing fails."""
+        devices = self.counts.pending + self.counts.in_doubt
+        devices = min(devices, self._settings.limit or devices)
+        return round(-(-devices // MAX_TARGETS) / self._settings.rate_per_s, 1)
+
     def is_complete(self) -> bool:
         """Whether nothing is pending and nothing is in doubt that may still be resent."""
         if self.counts.pending:
             return False
         newest = self._prepared.checkpoint.newest_doubt()
-        return newest is None or not _window(self._settings).is_open(newest, self._clock.wall(), None)
+        window = TokenWindow(self._settings.resend_window_s)
+        return newest is None or not window.is_open(newest, self._clock.wall(), None)
 
     def drain(self, exit_code: int = 130) -> None:
         """Stop claiming and sending, let calls in flight come home, and end with `exit_code`."""
@@ -124,6 +138,8 @@ class Run:
             proven=prepared.counts.accepted > 0,
         )
         self._engine = self._wire(writer, transport, rate, lane)
+        pulser = self._pulser(writer, rate, lane)
+        beating = asyncio.create_task(pulser.beat_until_cancelled(self._pulse_s)) if self._pulse_s else None
         error: DispatcherError | None = None
         try:
             if self._drain_code is not None:
@@ -138,15 +154,29 @@ class Run:
                 )
             )
             await self._engine.run()
-            if rate.snapshot().cuts:  # else nothing was learnt but that the ceiling was not reached
-                await writer.learn(rate=rate.rate_per_s)
         except DispatcherError as failure:
             error = failure
         finally:
+            if beating is not None:
+                beating.cancel()
+            with contextlib.suppress(DispatcherError):
+                await pulser.beat()
             with contextlib.suppress(DispatcherError):
                 await writer.close()
             offload.close()
         return self._end(lane, error)
+
+    def _pulser(self, writer: Writer, rate: RateController, lane: LanePolicy) -> Pulser:
+        settings = self._settings
+        return Pulser(
+            writer=writer,
+            progress=self.progress,
+            rate=rate,
+            lane=lane,
+            began_at=self._began_at,
+            ceiling_per_s=settings.rate_per_s,
+            forecast_s=self.forecast_s,
+        )
 
     def _wire(self, writer: Writer, transport: Transport, rate: RateController, lane: LanePolicy) -> Engine:
         settings, clock, prepared = self._settings, self._clock, self._prepared
@@ -167,7 +197,7 @@ class Run:
             lane=lane,
             rate=rate,
             quota=quota,
-            window=_window(settings),
+            window=TokenWindow(settings.resend_window_s),
             writer=writer,
             clock=clock,
             hooks=self._hooks,
@@ -208,11 +238,8 @@ class Run:
 
     def _settled(self, outcomes: Sequence[Outcome]) -> None:
         """Count and tell what has just become durable."""
-        settled = self.progress.settled
         for outcome in outcomes:
-            name = CLASS_OF.get(outcome.state)
-            if name is not None:
-                settled[name] = settled.get(name, 0) + outcome.devices
+            self._tally(outcome)
             if self._hooks:
                 self._hooks.emit(
                     BatchSettled(
@@ -224,6 +251,23 @@ class Run:
                         error_code=outcome.code,
                     )
                 )
+
+    def _tally(self, outcome: Outcome) -> None:
+        progress, doubting = self.progress, self._doubting
+        name = CLASS_OF.get(outcome.state)
+        if name is not None:
+            progress.settled[name] = progress.settled.get(name, 0) + outcome.devices
+        if outcome.state is BatchState.IN_DOUBT:
+            if outcome.batch not in doubting and not self._is_old_doubt(outcome):
+                doubting.add(outcome.batch)
+                progress.in_doubt += outcome.devices
+        elif outcome.batch in doubting or self._is_old_doubt(outcome):
+            doubting.discard(outcome.batch)
+            progress.in_doubt -= outcome.devices
+
+    def _is_old_doubt(self, outcome: Outcome) -> bool:
+        """Whether the batch was in doubt already when this process began: it was sent before."""
+        return outcome.first_sent_at is not None and outcome.first_sent_at < self._began_at
 
     def _end(self, lane: LanePolicy, error: DispatcherError | None) -> Summary:
         """Judge how the run stands, write it down, and raise where it was stopped."""
@@ -264,6 +308,10 @@ class Run:
             throttled=progress.throttled,
             retried=progress.retried,
             elapsed_s=time.monotonic() - self.started_s,
+            faults=progress.faults,
+            forecast_s=self.forecast_s,
+            ceiling_per_s=self._settings.rate_per_s,
+            allowed_per_s=progress.rate_per_s,
         )
         bad = counts.in_doubt or counts.rejected > removed
         if counts.pending:  # only --limit ends a run early without an error: judge what it sent
@@ -306,12 +354,6 @@ def _rate_controller(settings: Resolved, learned: float | None, clock: Clock) ->
     if settings.rate_control == "fixed":
         return FixedRate(settings.rate_per_s)
     return Aimd(settings.rate_per_s, start_per_s=learned, now_s=clock.monotonic())
-
-
-def _window(settings: Resolved) -> TokenWindow:
-    """The token window less a margin: a call may take as long as its deadline to reach the service."""
-    margin_s = min(settings.attempt_timeout_s, settings.token_window_s / 4)
-    return TokenWindow(settings.token_window_s - margin_s)
 
 
 def resume_hint(run: str) -> str:

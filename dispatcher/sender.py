@@ -157,7 +157,7 @@ class Sender:
     def lane_changed(self) -> None:
         """Tell the world that the lane's state changed."""
         state = self._lane.state.value
-        self._progress.lane_state = state
+        self._progress.lane_state, self._progress.lane_reason = state, self._lane.reason
         self._hooks.emit(LaneChanged(run=self._plan.run, lane=0, state=state, reason=self._lane.reason))
         if not self._lane.is_flowing:
             self._on_change()

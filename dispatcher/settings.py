@@ -201,6 +201,11 @@ class Resolved:
         """Return where the checkpoint of `run` is by these settings."""
         return self.checkpoint if self.checkpoint is not None else self.state_dir / f"{run}.db"
 
+    @property
+    def resend_window_s(self) -> float:
+        """The token window less a margin: a call may take as long as its deadline to reach the service."""
+        return self.token_window_s - min(self.attempt_timeout_s, self.token_window_s / 4)
+
     def limits(self) -> dict[str, Any]:
         """Return the resolved limits, as plans print them."""
         return {key: getattr(self, key) for key in LIMITS.rules}

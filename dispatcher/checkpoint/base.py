@@ -50,6 +50,25 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """The limits the manifest gave, for `resume`, which reads no manifest."""
 
 
+class Pulse(msgspec.Struct, frozen=True, kw_only=True):
+    """What the process at a run last said of itself: `status` shows it from another process."""
+
+    began_at: float
+    """Unix seconds."""
+    calls: int
+    throttled: int
+    retried: int
+    faults: int
+    in_flight: int
+    rate_per_s: float
+    """Calls per second that the rate controller allows now."""
+    ceiling_per_s: float
+    lane_state: str
+    lane_reason: str | None = None
+    forecast_s: float
+    """Seconds that all it set out to send takes at the ceiling."""
+
+
 class Standing(NamedTuple):
     """The run row besides the plan."""
 
@@ -62,6 +81,7 @@ class Standing(NamedTuple):
     learned_rate: float | None
     finished_at: float | None
     exit_code: int | None
+    pulse: Pulse | None = None
 
 
 class Row(NamedTuple):
@@ -182,8 +202,15 @@ class Checkpoint(Stored, Protocol):
     def amend(self, plan: Plan, *, now: float) -> None:
         """Store the plan with other limits."""
 
-    def learn(self, *, account: str | None = None, rate: float | None = None, now: float) -> None:
-        """Keep the account of the first task, or the rate that was last sustained."""
+    def learn(
+        self,
+        *,
+        account: str | None = None,
+        rate: float | None = None,
+        pulse: Pulse | None = None,
+        now: float,
+    ) -> None:
+        """Keep the account of the first task, the rate that was last sustained, or how the process fares."""
 
     def finish(self, exit_code: int | None, *, now: float) -> None:
         """Note how the run ended; None where it did not end."""

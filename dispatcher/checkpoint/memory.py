@@ -21,6 +21,8 @@ from dispatcher.model import Batch, BatchState, Counts, Doubt, Lane, Outcome, Re
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Sequence
 
+    from dispatcher.checkpoint.base import Pulse
+
 
 _INTERRUPTED = "the process ended before an answer was recorded"
 _REBUILT = "sent by an earlier runner whose checkpoint is lost"
@@ -277,12 +279,20 @@ class MemoryCheckpoint:
         self._fence(now)
         self._plan = plan
 
-    def learn(self, *, account: str | None = None, rate: float | None = None, now: float) -> None:
+    def learn(
+        self,
+        *,
+        account: str | None = None,
+        rate: float | None = None,
+        pulse: Pulse | None = None,
+        now: float,
+    ) -> None:
         self._fence(now)
         standing = self._standing
         self._standing = standing._replace(
             account=standing.account or account,
             learned_rate=rate if rate is not None else standing.learned_rate,
+            pulse=pulse or standing.pulse,
         )
 
     def finish(self, exit_code: int | None, *, now: float) -> None:

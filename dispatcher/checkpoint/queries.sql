@@ -62,6 +62,14 @@ ORDER BY o.batch LIMIT :limit
 SELECT max(o.first_sent_at) FROM outcome o JOIN batch b ON b.number = o.batch
 WHERE o.state = 'in_doubt' AND b.removed = 0 AND o.held IS NOT 0
 
+-- name: doubt_kinds
+-- Devices in doubt by what may become of them; the earliest first sending of each kind.
+SELECT CASE WHEN b.removed = 1 OR o.held = 0 THEN 'held'
+            WHEN o.first_sent_at > :open_since THEN 'resendable' ELSE 'expired' END AS kind,
+       sum(o.devices), min(o.first_sent_at)
+FROM outcome o JOIN batch b ON b.number = o.batch
+WHERE o.state = 'in_doubt' GROUP BY kind
+
 -- name: outcome_counts
 SELECT state, count(*), sum(devices) FROM outcome GROUP BY state
 

@@ -5,12 +5,13 @@ A reader opened read-only sees a consistent snapshot beside a live run, and leav
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any, Self
 
 import apsw
 import msgspec
 
-from dispatcher.checkpoint.base import Plan, Row, Standing
+from dispatcher.checkpoint.base import Plan, Pulse, Row, Standing
 from dispatcher.checkpoint.files import check_regular, create_private, explained
 from dispatcher.checkpoint.statements import load_queries, load_schema
 from dispatcher.errors import CheckpointCorrupt
@@ -22,7 +23,8 @@ if TYPE_CHECKING:
 
 APPLICATION_ID = 0x534E4F57
 """`SNOW`: marks our files for file(1) and for `SqliteReader.open`."""
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+"""2 added `pulse`; format 1 was never released."""
 QUICK_CHECK_BYTES = 64 << 20
 """Files up to here have their pages checked before a run goes on: 0.2 s. A larger one would make resuming
 slow, and its damage is found when it is read, before anything is sent from the damaged page."""
@@ -99,9 +101,11 @@ class SqliteReader:
         with explained(self.path):
             rows = self._all(
                 "SELECT epoch, holder, heartbeat_at, claims, mark, account, learned_rate, finished_at,"
-                " exit_code FROM run WHERE id = 1"
+                " exit_code, pulse FROM run WHERE id = 1"
             )
-        return Standing(*rows[0]) if rows else Standing(0, None, 0.0, 0, 0, None, None, None, None)
+        if not rows:
+            return Standing(0, None, 0.0, 0, 0, None, None, None, None)
+        return Standing(*rows[0])._replace(pulse=_pulse(rows[0][-1]))
 
     def counts(self) -> Counts:
         with explained(self.path), self._db:  # one snapshot, also beside a live run
@@ -137,6 +141,16 @@ class SqliteReader:
         found = self._value(QUERIES["newest_doubt"])
         return None if found is None else float(found)
 
+    def doubt_kinds(self, open_since: float) -> dict[str, tuple[int, float]]:
+        """Return devices in doubt, and their earliest first sending, by what may become of them.
+
+        `resendable`: first sent after `open_since`, so inside the token window; `expired`: before it;
+        `held`: only a reconcile may settle them.
+        """
+        with explained(self.path):
+            rows = self._all(QUERIES["doubt_kinds"], {"open_since": open_since})
+        return {kind: (devices, first_sent_at) for kind, devices, first_sent_at in rows}
+
     def doubts(self, *, after: int, limit: int) -> list[Doubt]:
         with explained(self.path):
             rows = self._all(QUERIES["doubts"], {"after": after, "limit": limit, "epoch": self._epoch})
@@ -154,6 +168,15 @@ class SqliteReader:
                 ids = tuple(targets.split(" "))
                 rest: Any = (state, row[6] or 0, *row[7:13], row[14])
                 yield Row(row[0], row[1], row[2], ids, bool(row[4]), *rest)
+
+
+def _pulse(said: str | None) -> Pulse | None:
+    """Read a pulse; one that cannot be read costs a line of `status` and nothing else."""
+    if said is None:
+        return None
+    with contextlib.suppress(msgspec.DecodeError):
+        return msgspec.json.decode(said, type=Pulse)
+    return None
 
 
 def _check_pages(path: Path, connection: apsw.Connection) -> None:

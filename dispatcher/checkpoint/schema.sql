@@ -14,7 +14,8 @@ CREATE TABLE run (
     account       TEXT,                        -- learnt from the first task ARN, enforced from then on
     learned_rate  REAL,                        -- calls per second the service last sustained
     finished_at   REAL,
-    exit_code     INTEGER
+    exit_code     INTEGER,
+    pulse         TEXT                         -- JSON of checkpoint.base.Pulse: how the last process fares or fared
 ) STRICT;
 
 CREATE TABLE lane (

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Sequence
     from pathlib import Path
 
-    from dispatcher.checkpoint.base import Plan
+    from dispatcher.checkpoint.base import Plan, Pulse
 
 _SIZES = (256, 64, 16, 4, 1)
 """Rows a statement: few enough texts that all stay prepared, and below SQLite's 32,766 parameters."""
@@ -355,11 +355,13 @@ class SqliteCheckpoint(SqliteReader):
         with self._atomic(now):
             self._db.execute("UPDATE run SET plan = ?", (_encode(plan).decode(),))
 
-    def learn(self, *, account: str | None = None, rate: float | None = None, now: float) -> None:
+    def learn(self, *, now: float, account: Any = None, rate: Any = None, pulse: Pulse | None = None) -> None:
+        said = None if pulse is None else msgspec.json.encode(pulse).decode()
         with self._atomic(now):
             self._db.execute(
-                "UPDATE run SET account = coalesce(account, ?), learned_rate = coalesce(?, learned_rate)",
-                (account, rate),
+                "UPDATE run SET account = coalesce(account, ?), learned_rate = coalesce(?, learned_rate),"
+                " pulse = coalesce(?, pulse)",
+                (account, rate, said),
             )
 
     def finish(self, exit_code: int | None, *, now: float) -> None:

@@ -19,7 +19,7 @@ from dispatcher.errors import CheckpointError, DispatcherError
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
 
-    from dispatcher.checkpoint.base import Checkpoint
+    from dispatcher.checkpoint.base import Checkpoint, Pulse
     from dispatcher.clock import Clock
     from dispatcher.model import Batch, Doubt, Outcome
 
@@ -226,9 +226,13 @@ class Writer:
         """Raise `CheckpointLeased` where another runner took over."""
         await self._ordered(lambda checkpoint, now: checkpoint.check_lease(now=now))
 
-    async def learn(self, *, account: str | None = None, rate: float | None = None) -> None:
-        """Keep what was learnt of the service."""
-        await self._ordered(lambda checkpoint, now: checkpoint.learn(account=account, rate=rate, now=now))
+    async def learn(
+        self, *, account: str | None = None, rate: float | None = None, pulse: Pulse | None = None
+    ) -> None:
+        """Keep what was learnt of the service, and how this process fares."""
+        await self._ordered(
+            lambda checkpoint, now: checkpoint.learn(account=account, rate=rate, pulse=pulse, now=now)
+        )
 
     async def close(self) -> None:
         """Write what waits, as far as that can be done, and stop."""

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-import msgspec
 
 from dispatcher.cli import print_json
 from dispatcher.cli.options import common_options, settings_from
 from dispatcher.cli.output import result, silence
-from dispatcher.errors import CheckpointError, DispatcherError, UsageError
+from dispatcher.errors import DispatcherError, UsageError
 from dispatcher.model import DEVICE_CLASSES
 
 if TYPE_CHECKING:
-    from dispatcher.checkpoint.base import Standing
-    from dispatcher.checkpoint.reading import SqliteReader
-    from dispatcher.settings import Resolved
+    from dispatcher.checkpoint.registry import Record
+    from dispatcher.settings import Settings
 
-RATE_WINDOW_S = 10.0
 FORMATS = ("text", "json", "jsonl", "csv")
 
 
@@ -34,14 +30,16 @@ def status(run: str, **options: Any) -> int:
     \b
     dispatcher status nightly-reboot
     """
-    settings = settings_from(options).resolve()
+    from dispatcher.cli.render import status_text
     from dispatcher.locate import find_checkpoint
+    from dispatcher.status import read_status
 
-    found = _status_of(find_checkpoint(run, settings), settings)
+    settings = settings_from(options)
+    found = read_status(find_checkpoint(run, settings.resolve()), settings)
     if options["json_"]:
-        print_json(found)
+        print_json(found.as_json())
     else:
-        result(_status_text(found))
+        result(status_text(found))
     return 0
 
 
@@ -85,19 +83,17 @@ def runs(**options: Any) -> int:
     dispatcher runs --json
     """
     from dispatcher.checkpoint.registry import Registry
+    from dispatcher.cli.render import runs_text
 
-    settings = settings_from(options).resolve()
-    found = [
-        _status_or_error(record.run, Path(record.checkpoint), settings)
-        for record in Registry(settings.state_dir).all()
-    ]
+    settings = settings_from(options)
+    state_dir = settings.resolve().state_dir
+    found = [_status_or_error(record, settings) for record in Registry(state_dir).all()]
     if options["json_"]:
         print_json(found)
     elif not found:
-        result(f"no runs in {settings.state_dir}")
+        result(f"no runs in {state_dir}")
     else:
-        for one in found:
-            result(f"{one['run']:<32} {one['state']:<12} {_counts_line(one)}")
+        result(runs_text(found))
     return 0
 
 
@@ -128,9 +124,10 @@ def show(manifest: str | None, **options: Any) -> int:
     if options["json_"]:
         print_json(rows)
     else:
+        shown = {name: "-" if row["value"] is None else str(row["value"]) for name, row in rows.items()}
+        width = max(map(len, shown.values()))
         for name, row in rows.items():
-            value = "-" if row["value"] is None else row["value"]
-            result(f"{name:<18} {value!s:<40} {row['origin']}")
+            result(f"{name:<18} {shown[name]:<{width}}  {row['origin']}")
     return 0
 
 
@@ -176,88 +173,15 @@ def _write_file(path: Path, render: Any) -> None:
         raise UsageError(f"cannot write {path}: {error.strerror}") from error
 
 
-def _status_or_error(run: str, path: Path, settings: Resolved) -> dict[str, Any]:
+def _status_or_error(record: Record, settings: Settings) -> dict[str, Any]:
+    from dispatcher.status import read_status
+
     try:
-        return _status_of(path, settings)
+        return read_status(Path(record.checkpoint), settings).as_json()
     except DispatcherError as error:
-        return {"run": run, "state": "unreadable", "checkpoint": str(path), "error": error.one_line()}
-
-
-def _status_of(path: Path, settings: Resolved) -> dict[str, Any]:
-    """Read how a run stands from its checkpoint, live or not."""
-    from dispatcher.checkpoint.lease import is_locked, lock_paths
-    from dispatcher.report import instant, open_reader
-
-    reader = open_reader(path)
-    try:
-        plan, standing, counts = reader.plan(), reader.standing(), reader.counts()
-        if plan is None:
-            raise CheckpointError(f"{path} holds no committed plan", hint="run its manifest")
-        live = any(is_locked(lock) for lock in lock_paths(path, settings.state_dir, plan.run))
-        left = -(-counts.pending // 10)
-        rate = _recent_rate(reader, standing)
         return {
-            "run": plan.run,
-            "state": _state_word(live=live, counts=counts),
-            "command": plan.command,
-            "checkpoint": str(path),
-            "devices": counts.devices,
-            "accepted": counts.accepted,
-            "rejected": counts.rejected,
-            "in_doubt": counts.in_doubt,
-            "pending": counts.pending,
-            "cancelled": counts.cancelled,
-            "batches": counts.batches,
-            "split": counts.split,
-            "rate_per_s": round(rate, 2) if live else None,
-            "learned_rate_per_s": standing.learned_rate,
-            "eta_s": round(left / rate, 1) if live and rate and left else None,
-            "heartbeat_at": instant(standing.heartbeat_at or None),
-            "planned_at": instant(plan.planned_at),
-            "finished_at": instant(standing.finished_at),
-            "exit": standing.exit_code,
+            "run": record.run,
+            "state": "unreadable",
+            "checkpoint": record.checkpoint,
+            "error": error.one_line(),
         }
-    finally:
-        reader.close()
-
-
-def _recent_rate(reader: SqliteReader, standing: Standing) -> float:
-    """Return settled batches per second of late: in the last 10 s, or since its process began."""
-    from dispatcher.checkpoint.lease import Holder
-
-    age_s = RATE_WINDOW_S
-    if standing.holder is not None:
-        with contextlib.suppress(msgspec.DecodeError):
-            began_at = msgspec.json.decode(standing.holder, type=Holder).since
-            age_s = standing.heartbeat_at - began_at
-    return reader.calls_per_s(standing.heartbeat_at, window_s=min(RATE_WINDOW_S, max(0.1, age_s)))
-
-
-def _state_word(*, live: bool, counts: Any) -> str:
-    if live:
-        return "running"
-    if counts.pending:
-        return "resumable" if counts.accepted or counts.in_doubt else "planned"
-    return "in_doubt" if counts.in_doubt else "finished"
-
-
-def _counts_line(found: dict[str, Any]) -> str:
-    if "error" in found:
-        return str(found["error"])
-    return (
-        ", ".join(f"{found[name]} {name.replace('_', ' ')}" for name in DEVICE_CLASSES if found[name]) or "-"
-    )
-
-
-def _status_text(found: dict[str, Any]) -> str:
-    lines = [
-        f"run        {found['run']} ({found['state']})",
-        f"devices    {found['devices']}: {_counts_line(found)}",
-    ]
-    if found["rate_per_s"] is not None:
-        eta = f", {found['eta_s']:.0f} s left" if found["eta_s"] else ""
-        lines.append(f"rate       {found['rate_per_s']} calls/s{eta}")
-    lines.append(f"checkpoint {found['checkpoint']}")
-    if found["state"] == "resumable":
-        lines.append(f"resume it with: dispatcher resume {found['run']}")
-    return "\n".join(lines)

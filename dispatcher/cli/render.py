@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
+from dispatcher.model import DEVICE_CLASSES
 from dispatcher.redact import inert
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from dispatcher.model import Counts, Summary
     from dispatcher.preview import Preview
+    from dispatcher.status import Doubt, Status
 
 LAST_WORD = "Tasks were created; that a device has acted on its task is not known here."
+
+FORECAST_SLACK = 1.1
+FORECAST_SLACK_S = 2.0
+"""A run that took no longer than this beyond its forecast needs no explanation."""
 
 
 def summary_text(summary: Summary) -> str:
@@ -23,19 +32,32 @@ def summary_text(summary: Summary) -> str:
             f"calls      {summary.calls} in {duration(summary.elapsed_s)}"
             f" ({summary.throttled} throttled, {summary.retried} retried)"
         )
+        if summary.error is None and summary.forecast_s:
+            lines.append(f"forecast   {forecast_text(summary)}")
     if summary.replayed:
         lines.append(
             f"warning    {summary.replayed} devices got a task that is older than this plan: somebody sent"
             " them before; give --run-key to command them again"
         )
     if summary.counts.in_doubt:
-        lines.append(
-            f"in doubt   dispatcher report {summary.run} --state in_doubt; `dispatcher reconcile` (to come)"
-            " will settle them"
-        )
+        lines.append(f"in doubt   list them with: dispatcher report {summary.run} --state in_doubt")
     if summary.counts.accepted:
         lines.append(LAST_WORD)
     return "\n".join(lines)
+
+
+def forecast_text(summary: Summary) -> str:
+    """Say what was forecast, what came, and where that is known, why."""
+    forecast_s = summary.forecast_s or 0.0
+    took = duration(summary.elapsed_s)
+    text = f"{duration(forecast_s)} at {summary.ceiling_per_s:g} calls/s; it took {took}"
+    if summary.elapsed_s < FORECAST_SLACK * forecast_s + FORECAST_SLACK_S:
+        return text
+    if summary.throttled and summary.allowed_per_s < summary.ceiling_per_s:
+        return f"{text}: the service allows about {summary.allowed_per_s:.3g} calls/s"
+    if summary.throttled:
+        return f"{text}: the service throttled {summary.throttled} calls"
+    return f"{text}: {summary.faults} calls met faults" if summary.faults else text
 
 
 def counts_text(counts: Counts) -> str:
@@ -69,7 +91,7 @@ def preview_text(found: Preview) -> str:
         f"run        {found.run}",
         f"command    {found.command}, region {region}, {found.endpoint_url or 'AWS'}",
         f"devices    {found.devices}{f' ({notes})' if notes else ''}",
-        f"batches    {found.batches}, so {found.calls} calls",
+        f"batches    {found.batches}, so {found.calls} call{'' if found.calls == 1 else 's'}",
         f"limits     {pace}",
         f"forecast   {duration(found.forecast_s)} at that rate",
     ]
@@ -87,3 +109,71 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+
+
+def status_text(found: Status) -> str:
+    """Say how a run stands, live or not."""
+    lines = [
+        f"run        {found.run} ({found.state}){_since(found)}",
+        f"devices    {found.devices}: {classes_text(asdict(found))}",
+    ]
+    if found.rate_per_s is not None:
+        left = "" if found.eta_s is None else f", {duration(found.eta_s)} left"
+        lines.append(f"rate       {found.rate_per_s:g} calls/s{left}")
+    if found.process is not None:
+        lines.append(f"service    {_service_text(found.process)}")
+        state, reason = found.process["lane_state"], found.process["lane_reason"]
+        if state != "open":
+            lines.append(f"lane       {state}{f': {inert(reason)}' if reason else ''}")
+    if found.in_doubt:
+        lines.append(f"in doubt   {_doubt_text(found.doubt)}")
+    lines.append(f"checkpoint {found.checkpoint}")
+    if found.state == "resumable":
+        lines.append(f"resume it with: dispatcher resume {found.run}")
+    return "\n".join(lines)
+
+
+def _since(found: Status) -> str:
+    if found.state == "running" and found.process is not None:
+        return f" since {found.process['began_at']}"
+    return f" since {found.finished_at}" if found.finished_at else ""
+
+
+def _service_text(process: dict[str, Any]) -> str:
+    """Say what the last process met."""
+    rate, ceiling = process["rate_per_s"], process["ceiling_per_s"]
+    is_learnt = process["throttled"] and rate < ceiling
+    allowed = f"{'allows about' if is_learnt else 'asked for'} {rate:.3g}"
+    return (
+        f"{allowed} calls/s, ceiling {ceiling:g}; {process['calls']} calls: {process['throttled']} throttled,"
+        f" {process['retried']} retried, {process['faults']} faults"
+    )
+
+
+def _doubt_text(doubt: Doubt) -> str:
+    """Say what may become of what is in doubt."""
+    parts = []
+    if doubt.unanswered:
+        parts.append(f"{doubt.unanswered} claimed or on the wire")
+    if doubt.resendable:
+        parts.append(f"{doubt.resendable} asked again until {doubt.resend_until}")
+    if doubt.expired:
+        parts.append(f"{doubt.expired} past the token window")
+    if doubt.held:
+        parts.append(f"{doubt.held} held for reconcile")
+    return ", ".join(parts)
+
+
+def runs_text(found: Sequence[dict[str, Any]]) -> str:
+    """Render a list of runs: status objects, or those of runs that cannot be read."""
+    width = max(len(one["run"]) for one in found)
+    return "\n".join(
+        f"{one['run']:<{width}}  {one['state']:<10}  {one['error'] if 'error' in one else classes_text(one)}"
+        for one in found
+    )
+
+
+def classes_text(found: dict[str, Any]) -> str:
+    """Render the classes that are not empty."""
+    named = (f"{found[name]} {name.replace('_', ' ')}" for name in DEVICE_CLASSES if found[name])
+    return ", ".join(named) or "-"

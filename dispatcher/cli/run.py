@@ -187,7 +187,9 @@ class _Session:
         """Await `work` with the progress shown beside it."""
         from dispatcher.cli.progress import show
 
-        shower = asyncio.create_task(show(lambda: self._live), name="progress")
+        shower = asyncio.create_task(
+            show(lambda: self._live, is_planning=lambda: self._asking is None), name="progress"
+        )
         try:
             return await work
         finally:

@@ -121,6 +121,8 @@ class Bench:
     events: list[Event] = field(default_factory=list)
     transport: ScriptedTransport | None = None
     run: Run | None = None
+    pulse_s: float | None = None
+    """Off, so that a run in which nothing can happen any more is found out."""
 
     def plan(self, devices: Sequence[str], *, system_tags: bool = True) -> None:
         plan = Plan(
@@ -150,7 +152,7 @@ class Bench:
         settings = Settings(state_dir=self.folder, **limits).resolve()
         self.run = Run(
             self._prepared(), settings, Hooks((self.events.append,)), self.clock,
-            offload=InlineOffload(), rng=random.Random(1),
+            offload=InlineOffload(), rng=random.Random(1), pulse_s=self.pulse_s,
         )  # fmt: skip
         self.transport = ScriptedTransport(self.service, describe=describe)
         side = asyncio.ensure_future(during(self.run)) if during else None

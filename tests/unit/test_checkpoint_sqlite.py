@@ -83,7 +83,7 @@ def test_a_newer_format_is_refused(tmp_path: Path) -> None:
     connection = apsw.Connection(str(path))
     connection.execute("PRAGMA user_version=9")
     connection.close()
-    with pytest.raises(CheckpointCorrupt, match=r"format 9, this program reads 1"):
+    with pytest.raises(CheckpointCorrupt, match=r"format 9, this program reads 2"):
         SqliteCheckpoint.open(path)
 
 

@@ -27,7 +27,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ),
     ("admission", "checkpoint", "transport"),
     ("engine", "flow", "feed", "flight", "sender", "trial"),
-    ("run", "prepare", "preview", "report", "diff", "intent", "locate"),
+    ("run", "pulse", "prepare", "preview", "report", "diff", "intent", "locate", "status"),
     ("library",),
     ("cli",),
     ("__main__",),
