@@ -26,6 +26,7 @@ BENCHMARKS = {
     "engine": "bench.overhead",
     "checkpoint": "bench.durability",
     "limiter": "bench.limiter",
+    "fleet": "bench.fleet",
     "help": "bench.startup",
 }
 RESULTS = ROOT / "bench" / "results"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import csv
 import datetime
 import io
-from dataclasses import astuple, fields
+from dataclasses import fields
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -32,6 +33,7 @@ CLASS_OF = {
 }
 """A batch's state as users see it; a split batch stands for no device."""
 COLUMNS = tuple(item.name for item in fields(Receipt))
+_values = attrgetter(*COLUMNS)
 FORMATS = ("text", "json", "jsonl", "csv")
 _DANGEROUS = ("=", "+", "-", "@", "'", "\t", "\r")
 
@@ -108,7 +110,7 @@ def _csv(rows: Iterable[Receipt], write: Callable[[str], object]) -> int:
     writer.writerow(COLUMNS)
     count = 0
     for count, row in enumerate(rows, 1):
-        writer.writerow([_cell(value) for value in astuple(row)])
+        writer.writerow([_cell(value) for value in _values(row)])
         if count % 1_000 == 0:
             write(buffer.getvalue())
             buffer.seek(0)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from dispatcher.cli import print_json
 from dispatcher.emulator.fleet import AnyFleet, GeneratedFleet, ListedFleet, fleet_id, read_ids, write_fleet
 from dispatcher.errors import UsageError
 
@@ -78,11 +79,16 @@ class _Command(click.Command):
 @click.option("--region", default="us-west-2", show_default=True, help="The region that has the fleet.")
 @click.option("--account", default="123456789012", show_default=True, help="Account id in ARNs.")
 @click.option("--ledger", type=_FILE, help="Append every call and task to FILE as JSON Lines.")
+@click.option("--json", "json_", is_flag=True, help="Print the address as a JSON object.")
 @click.option("--duration", type=click.FloatRange(0), help="Stop after S seconds.")
 def emulator(**options: Any) -> None:
     """Serve AWS Snow Device Management on this machine, with faults and a ledger at /_ledger.
 
     Prints its address on standard output and runs until interrupted.
+
+    \b
+    dispatcher emulator --port 9000 --devices 2000 --write-fleet fleet.csv
+    dispatcher emulator --rate 40 --burst 40 --fault lost_reply=0.02 --ledger ledger.jsonl
     """
     try:
         _refuse_remote(options["host"], is_allowed=options["allow_remote"])
@@ -91,7 +97,7 @@ def emulator(**options: Any) -> None:
             if options["devices"] is None:
                 raise UsageError("--write-fleet needs --devices")
             write_fleet(options["write_fleet"], options["devices"])
-        _run(_serve(config, options["host"], options["port"], options["ledger"], options["duration"]))
+        _run(_serve(config, options))
     except UsageError as error:
         raise _BadOption(error.one_line()) from error
     except OSError as error:
@@ -164,18 +170,21 @@ def _run(main: Coroutine[Any, Any, None]) -> None:
         runner.run(main)
 
 
-async def _serve(
-    config: Config, host: str, port: int, ledger_path: Path | None, duration_s: float | None
-) -> None:
+async def _serve(config: Config, options: dict[str, Any]) -> None:
     from dispatcher.emulator.app import run_emulator
 
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stopped.set)
-    async with run_emulator(config, host=host, port=port, ledger_path=ledger_path) as running:
-        click.echo(f"emulator listening on {running.url}")
+    async with run_emulator(
+        config, host=options["host"], port=options["port"], ledger_path=options["ledger"]
+    ) as running:
+        if options["json_"]:
+            print_json({"url": running.url})
+        else:
+            click.echo(f"emulator listening on {running.url}")
         try:
-            await asyncio.wait_for(stopped.wait(), duration_s)
+            await asyncio.wait_for(stopped.wait(), options["duration"])
         except TimeoutError:
             return
