@@ -12,8 +12,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dispatcher.checkpoint.backup import back_up
 from dispatcher.clock import SystemClock
 from dispatcher.errors import DispatcherError, PlanMismatch, UsageError
 from dispatcher.intent import Intent
@@ -28,6 +30,7 @@ from dispatcher.settings import Resolved, Settings
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
 
+    from dispatcher.checkpoint.backup import Backup
     from dispatcher.checkpoint.base import Plan
     from dispatcher.diff import Diff
     from dispatcher.manifest import Manifest
@@ -144,6 +147,16 @@ class Dispatcher:
                     yield receipt
         finally:
             reader.close()
+
+    async def backup(self, run: str, path: str | Path) -> Backup:
+        """Copy the checkpoint of `run` to `path`, a new file or a folder; also while the run is live.
+
+        Raises:
+            UsageError: `path` exists, or its folder does not.
+            CheckpointError: the checkpoint cannot be read, or the copy not written.
+        """
+        checkpoint = find_checkpoint(run, self._settings.resolve())
+        return await asyncio.to_thread(back_up, checkpoint, Path(path))
 
 
 @contextlib.asynccontextmanager

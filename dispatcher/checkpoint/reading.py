@@ -71,6 +71,23 @@ class SqliteReader:
         with explained(self.path):
             self._db.close()
 
+    def check_pages(self) -> None:
+        """Raise `CheckpointCorrupt` where any page of the file is damaged."""
+        with explained(self.path):
+            _check_pages(self.path, self._db)
+
+    def copy_to(self, target: Path) -> None:
+        """Fill the empty file `target` with this moment's pages; it is durable and has no -wal."""
+        with explained(target):
+            copy = apsw.Connection(str(target))
+            try:
+                copy.set_busy_timeout(BUSY_TIMEOUT_MS)
+                with copy.backup("main", self._db, "main") as backup:
+                    backup.step(-1)  # all at once: later steps would begin anew after every commit
+                copy.execute("PRAGMA journal_mode=DELETE")
+            finally:
+                copy.close()
+
     def _all(self, sql: str, bindings: Any = ()) -> list[Any]:
         """Run a query and return its rows; their types are the schema's, which mypy cannot know."""
         return self._db.execute(sql, bindings).fetchall()

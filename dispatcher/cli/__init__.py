@@ -24,6 +24,7 @@ _COMMANDS = {
     "status": ("dispatcher.cli.inspect", "status"),
     "report": ("dispatcher.cli.inspect", "report"),
     "runs": ("dispatcher.cli.inspect", "runs"),
+    "backup": ("dispatcher.cli.backup", "backup"),
     "config": ("dispatcher.cli.inspect", "config"),
     "emulator": ("dispatcher.cli.emulator", "emulator"),
 }
@@ -34,13 +35,13 @@ _SUMMARIES = {
     "status": "Counts by state, also while a run is live.",
     "report": "One receipt per device.",
     "runs": "Known runs and their state.",
+    "backup": "A consistent copy of a checkpoint, live or not.",
     "config": "Effective settings and where each came from.",
     "emulator": "A local service to rehearse against.",
 }
 _TO_COME = {
     "reconcile": "until then `dispatcher report RUN --state in_doubt` lists what is in doubt",
     "doctor": "until then `dispatcher plan MANIFEST` checks manifest and inventory",
-    "backup": "until then copy the checkpoint while no run is live",
 }
 EXIT_BUG = 70
 """sysexits.h's EX_SOFTWARE: something we did not foresee."""
