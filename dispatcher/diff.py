@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from dispatcher.checkpoint.base import Cut
 from dispatcher.errors import UsageError
+from dispatcher.hints import adding
 from dispatcher.model import BatchState
 from dispatcher.spool import SortedSpool
 
@@ -167,7 +168,8 @@ def check_removals(found: Diff, settings: Resolved) -> None:
         raise UsageError(
             f"the manifest no longer names {found.removals} devices that were still to be sent"
             f" ({share:.0f} % of the plan)",
-            hint=f"if that is meant, add --accept-removals {found.removals}; else restore the inventory",
+            hint="restore the inventory; or if that is meant,"
+            f" {adding('--accept-removals', str(found.removals))}",
         )
 
 

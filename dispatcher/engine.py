@@ -139,11 +139,13 @@ class Engine:
     async def _probe(self) -> None:
         """Find out whether the lane is back: one call, after the wait its state asks for."""
         self._flow.resume()
-        if self._lane.state is LaneState.DENIED:
-            await self._renew()
+        if self._lane.state is LaneState.DENIED and not await self._renew():
+            return
         await self._flow.nap(self._lane.probe_in_s(self._clock.monotonic()))
-        self._lane.check_patience(None, self._clock.monotonic())
+        self._sender.check_patience()
         if self._flow.is_halted or self._lane.state is LaneState.STOPPED:
+            return
+        if self._lane.lacks_credentials and not await self._renew():
             return
         flight = await self._probe_flight()
         if flight is None:
@@ -155,10 +157,16 @@ class Engine:
         else:
             await self._flow.carry_out(flight, verdict)
 
-    async def _renew(self) -> None:
-        """Fetch credentials and clock anew; the next refusal is final."""
-        await self._transport.renew()
+    async def _renew(self) -> bool:
+        """Fetch credentials and clock anew, and tell whether there are any; the next refusal is final."""
+        try:
+            answer = await self._flow.unless_halted(self._transport.renew())
+        except TimeoutError:
+            return False
         self._lane.renewed()
+        if answer is not None:
+            self._sender.observe(answer)
+        return answer is None
 
     async def _probe_flight(self) -> Flight | None:
         """Prefer a batch in doubt: a probe in an outage may leave doubt, and must not spread it."""
@@ -189,7 +197,8 @@ class Engine:
             child = trial.untried.popleft()
             verdict = await self._solo(child, probe=False)
             while verdict is Verdict.RETRY and self._lane.state is LaneState.TRIAL:
-                if child.answer is not None and child.answer.kind is Kind.DENIED:
+                denied = child.answer is not None and child.answer.kind in (Kind.DENIED, Kind.EXPIRED)
+                if denied or self._lane.lacks_credentials:
                     await self._renew()
                 await self._flow.nap(self._flow.backoff_s(child))
                 verdict = await self._solo(child, probe=False)

@@ -17,7 +17,10 @@ Messages are one lower-case sentence that names the thing and its value; what to
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 class DispatcherError(Exception):
@@ -37,13 +40,30 @@ class DispatcherError(Exception):
     def one_line(self) -> str:
         """Render message and hint as a single line for stderr and for the JSON `error` key."""
         text = f"{self.message}; {self.hint}" if self.hint else self.message
-        return " ".join(text.split())
+        return " ".join(part.strip() for part in text.splitlines() if part.strip())
 
 
 class UsageError(DispatcherError):
     """Flags, environment or settings are wrong; nothing was sent."""
 
     exit_code = 2
+
+    def __init__(
+        self, message: str, *, hint: str | None = None, problems: Sequence[str] = (), count: int = 1
+    ) -> None:
+        """`problems` are the `count` things that are wrong, a line each, where there are several."""
+        super().__init__(message, hint=hint)
+        self.problems = tuple(problems)
+        self.count = count
+
+    @classmethod
+    def together(cls, errors: Sequence[UsageError]) -> UsageError:
+        """Make one error of several, so that one look tells everything that is to be put right."""
+        if len(errors) == 1:
+            return errors[0]
+        lines = [line for error in errors for line in error.problems or (error.one_line(),)]
+        count = sum(error.count for error in errors)
+        return cls(f"{count} problems: {'; '.join(lines)}", problems=lines, count=count)
 
 
 class ManifestError(UsageError):
@@ -57,13 +77,19 @@ class ManifestError(UsageError):
         line: int | None = None,
         key: str | None = None,
         hint: str | None = None,
+        problems: Sequence[str] = (),
+        count: int = 1,
     ) -> None:
-        where = "" if path is None else f"{path}:{line}: " if line is not None else f"{path}: "
-        what = f"{key}: " if key is not None else ""
-        super().__init__(f"{where}{what}{message}", hint=hint)
+        super().__init__(placed(message, path, line, key), hint=hint, problems=problems, count=count)
         self.path = path
         self.line = line
         self.key = key
+
+
+def placed(message: str, path: str | None, line: int | None = None, key: str | None = None) -> str:
+    """Put the file, line and key that a message is about before it."""
+    where = "" if path is None else f"{path}:{line}: " if line is not None else f"{path}: "
+    return f"{where}{'' if key is None else f'{key}: '}{message}"
 
 
 class RunStopped(DispatcherError):

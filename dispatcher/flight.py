@@ -44,6 +44,10 @@ class Flight:
         if self.turn is not None and not self.turn.done():
             self.turn.set_result(answer)
 
+    def unsent(self, answer: Answer) -> None:
+        """Note why no attempt was made, unless an attempt has told more already."""
+        self.answer = self.answer or answer
+
     def returned(self, answer: Answer, *, sent_at: float, sent_s: float, probe: bool) -> None:
         """Note one attempt and its answer."""
         self.attempts += 1

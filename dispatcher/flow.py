@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import tenacity
 
@@ -19,7 +19,7 @@ from dispatcher.errors import DispatcherError
 from dispatcher.model import BatchState, Pace, Resend
 from dispatcher.plan import halves
 from dispatcher.policy.backoff import full_jitter
-from dispatcher.policy.lane import HELD_LIMIT
+from dispatcher.policy.lane import HELD_LIMIT, LaneState
 from dispatcher.policy.verdict import Verdict, verdict_for
 
 if TYPE_CHECKING:
@@ -37,6 +37,10 @@ if TYPE_CHECKING:
     from dispatcher.policy.retry import RetryQuota
     from dispatcher.sender import Sender
 
+T = TypeVar("T")
+
+LEAST_NAP_S = 0.001
+"""What a loop's timers resolve: one that fires early must not spin."""
 MAX_SETTLING = 512
 """Batches in backoff at once before no new one is fetched: bounds memory and doubt."""
 DOUBTS = {
@@ -313,15 +317,36 @@ class Flow:
         assert flight.answer is not None
         pace = flight.answer.pace
         base_s, cap_s = _BACKOFF.get(pace, _BACKOFF_FAULT)
-        delay_s = full_jitter(flight.attempts, base_s=base_s, cap_s=cap_s, rng=self._rng)
+        attempts = max(1, flight.attempts)  # none was made where there were no credentials
+        delay_s = full_jitter(attempts, base_s=base_s, cap_s=cap_s, rng=self._rng)
         if pace is Pace.FAULT:
             delay_s = max(delay_s, self._quota.take(self._clock.monotonic()))
         return delay_s
 
     async def nap(self, delay_s: float) -> None:
-        """Sleep, unless the phase ends first."""
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._halt.wait(), delay_s)
+        """Sleep, unless the phase or the lane's patience ends first."""
+        until_s = self._clock.monotonic() + delay_s
+        while not self._halt.is_set() and (left_s := until_s - self._clock.monotonic()) > 0:
+            patience_s = self._lane.patience_left_s(self._clock.monotonic())
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._halt.wait(), min(left_s, max(patience_s, LEAST_NAP_S)))
+            self._sender.check_patience()  # others may have renewed it meanwhile
+            if self._lane.state is LaneState.STOPPED:
+                return
+
+    async def unless_halted(self, work: Coroutine[None, None, T]) -> T:
+        """Return what `work` returns; raises TimeoutError where the phase or the patience ends first."""
+        doing, halted = asyncio.ensure_future(work), asyncio.ensure_future(self._halt.wait())
+        try:
+            patience_s = self._lane.patience_left_s(self._clock.monotonic())
+            await asyncio.wait({doing, halted}, timeout=patience_s, return_when=asyncio.FIRST_COMPLETED)
+            if doing.done():
+                return doing.result()
+            self._sender.check_patience()
+            raise TimeoutError
+        finally:
+            doing.cancel()
+            halted.cancel()
 
     # Putting down
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, BinaryIO, Self
 
 from dispatcher.errors import ManifestError
 from dispatcher.inventory_jsonl import read_json_lines
-from dispatcher.inventory_rows import BadRow, Sink, read_inline, read_plain
+from dispatcher.inventory_rows import BadRow, Sink, Spool, read_inline, read_plain
 from dispatcher.inventory_source import Source
 from dispatcher.inventory_table import read_table
 from dispatcher.manifest import digest_of
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from dispatcher.manifest import InventorySpec
-    from dispatcher.spool import SortedSpool
 
 STDIN = "-"
 
@@ -91,7 +90,7 @@ class InventoryReader:
             return digest_of(list(self._spec.targets or ()))
         return self._source.digest()
 
-    def read_into(self, spool: SortedSpool) -> InventoryReport:
+    def read_into(self, spool: Spool) -> InventoryReport:
         """Put every selected device id into `spool`, duplicates and all.
 
         Raises `ManifestError` for bad rows unless they are skipped, for content that cannot be
@@ -109,6 +108,10 @@ class InventoryReader:
             bad_rows=sink.bad_rows,
             bad_samples=tuple(sink.bad_samples),
         )
+
+    def check(self) -> None:
+        """Raise what `read_into` would, and keep nothing."""
+        self.read_into(_Nowhere())
 
     def _read(self, sink: Sink) -> None:
         spec, source = self._spec, self._source
@@ -131,24 +134,39 @@ class InventoryReader:
         word = "target" if self._source is None else "line"
         first, *others = sink.bad_samples[:5]
         parts = [first.reason, *(f"{word} {row.line}: {row.reason}" for row in others)]
-        if sink.bad_rows > 1:
-            parts.append(f"{sink.bad_rows} bad rows in all")
         hint = "fix them or pass --skip-bad-rows"
-        if self._source is None:
-            parts[0] = f"{word} {first.line}: {parts[0]}"
-            return ManifestError("; ".join(parts), key="inventory.targets", hint=hint)
-        return self._source.error("; ".join(parts), line=first.line, hint=hint)
+        if sink.bad_rows == 1:
+            return self._error(first.reason, first, hint=hint)
+        parts.append(f"{sink.bad_rows} bad rows in all")
+        error = self._error("; ".join(parts), first, hint=hint)
+        places = [self._error(row.reason, row).message for row in sink.bad_samples]
+        error.problems = (*places, self._error(f"{parts[-1]}, {hint}").message)
+        error.count = sink.bad_rows
+        return error
 
-    def _error(self, message: str) -> ManifestError:
-        if self._source is None:
-            return ManifestError(message, key="inventory.targets")
-        return self._source.error(message)
+    def _error(self, message: str, row: BadRow | None = None, *, hint: str | None = None) -> ManifestError:
+        """Name the inventory, and the row where it is about one."""
+        if self._source is not None:
+            return self._source.error(message, line=None if row is None else row.line, hint=hint)
+        item = "" if row is None else f"target {row.line}: "
+        return ManifestError(f"{item}{message}", key="inventory.targets", hint=hint)
+
+
+class _Nowhere:
+    """A spool that forgets."""
+
+    def extend(self, ids: list[str]) -> None:
+        pass
+
+
+def _rows(count: int, kind: str = "") -> str:
+    return f"{count} {kind}row{'s' if count != 1 else ''}"
 
 
 def _left_out(sink: Sink) -> str:
     parts = []
     if sink.filtered:
-        parts.append(f"where leaves out {sink.filtered} rows")
+        parts.append(f"where leaves out {_rows(sink.filtered)}")
     if sink.bad_rows:
-        parts.append(f"{sink.bad_rows} bad rows were skipped")
+        parts.append(f"{_rows(sink.bad_rows, 'bad ')} skipped")
     return f": {' and '.join(parts)}" if parts else ""

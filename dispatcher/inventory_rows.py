@@ -12,7 +12,7 @@ import fnmatch
 import re
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from dispatcher.inventory_source import Source, lines_of
 from dispatcher.manifest_schema import near_miss, shown
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
     from dispatcher.errors import ManifestError
     from dispatcher.manifest import InventorySpec
-    from dispatcher.spool import SortedSpool
 
 MAX_ID_CHARACTERS = 64
 ID_COLUMNS = ("managed_device_id", "device_id", "id")
@@ -43,11 +42,18 @@ class BadRow(NamedTuple):
     reason: str
 
 
+class Spool(Protocol):
+    """Where ids go: `dispatcher.spool.SortedSpool`, or nowhere."""
+
+    def extend(self, ids: list[str], /) -> None:
+        """Take ids in any order."""
+
+
 @dataclass(slots=True)
 class Sink:
     """Where rows end up: ids in the spool, everything else in counts."""
 
-    spool: SortedSpool
+    spool: Spool
     device_rows: int = 0
     filtered: int = 0
     bad_rows: int = 0

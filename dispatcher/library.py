@@ -25,7 +25,7 @@ from dispatcher.observe import Hooks
 from dispatcher.prepare import Preparation, Prepared
 from dispatcher.report import open_reader, receipts
 from dispatcher.run import Run
-from dispatcher.settings import Resolved, Settings
+from dispatcher.settings import Resolved, Settings, check
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
@@ -214,6 +214,7 @@ def _chain_region(settings: Resolved) -> str:
     if region is None:
         hint = "set `region` in the manifest, or give --region, or set AWS_REGION"
         raise UsageError("no region is set", hint=hint)
+    check({"region": region}, "the AWS configuration")
     return region
 
 

@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dispatcher.checkpoint.registry import Record, Registry
 from dispatcher.errors import CheckpointError, UsageError
+from dispatcher.hints import command
+from dispatcher.manifest import NAME_PATTERN
+from dispatcher.manifest_schema import near_miss
 
 if TYPE_CHECKING:
     from dispatcher.checkpoint.base import Plan, Stored
     from dispatcher.settings import Resolved
+
+_RUN = re.compile(f"{NAME_PATTERN}(@{NAME_PATTERN})?", re.ASCII)
+"""A run's id; any other word can only be a path."""
 
 
 def stored_plan(checkpoint: Stored) -> Plan:
@@ -75,9 +82,9 @@ def find_checkpoint(word: str, settings: Resolved) -> Path:
             return settings.checkpoint
         raise CheckpointError(f"there is no checkpoint at {settings.checkpoint}", hint="name where it is")
     looks_like_path = os.sep in word or word.endswith(".db")
-    if looks_like_path and Path(word).exists():
+    if looks_like_path and _exists(word):
         return Path(word).absolute()
-    if not looks_like_path or "/" not in word:
+    if _RUN.fullmatch(word):
         record = Registry(settings.state_dir).get(word)
         if record is not None and Path(record.checkpoint).exists():
             return Path(record.checkpoint)
@@ -90,4 +97,24 @@ def find_checkpoint(word: str, settings: Resolved) -> Path:
             return settings.state_dir / f"{word}.db"
         if Path(word).is_file():
             return Path(word).absolute()
-    raise UsageError(f"no run or checkpoint is called {word}", hint="`dispatcher runs` lists the known ones")
+    raise UsageError(
+        f"no run or checkpoint is called {word if len(word) <= 200 else f'{word[:200]}...'}"
+        f"{near_miss(word, _known_runs(settings.state_dir))}",
+        hint=f"`{command('runs')}` lists the known ones",
+    )
+
+
+def _exists(word: str) -> bool:
+    """Whether a path is there; one that the system cannot even look for is not."""
+    try:
+        return Path(word).exists()
+    except OSError:
+        return False
+
+
+def _known_runs(state_dir: Path) -> list[str]:
+    """Return the runs that a slip may have meant; a registry that cannot be read has none."""
+    try:
+        return [record.run for record in Registry(state_dir).all()]
+    except CheckpointError:
+        return []

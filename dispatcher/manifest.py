@@ -15,7 +15,7 @@ from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
 
-from dispatcher.errors import UsageError
+from dispatcher.errors import ManifestError, UsageError
 from dispatcher.manifest_schema import (
     Problems,
     Section,
@@ -167,6 +167,17 @@ class Manifest:
             "id_column": spec.id_column,
             "where": {key: sorted(set(values)) for key, values in spec.wanted().items()},
         }
+
+
+def sound_inventory(path: str | Path) -> InventorySpec | None:
+    """Return the inventory of a manifest that is wrong elsewhere, None where this part is wrong too."""
+    problems = Problems()
+    try:
+        given = read_tree(Path(path), str(path)).root.get("inventory")
+    except ManifestError:
+        return None
+    found = _inventory(given, ("inventory",), problems)
+    return None if problems else InventorySpec(**found)
 
 
 def canonical_json(value: object) -> bytes:

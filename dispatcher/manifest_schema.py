@@ -13,11 +13,11 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from dispatcher.errors import ManifestError
+from dispatcher.errors import ManifestError, placed
 from dispatcher.manifest_text import KeyPath, Written, kind_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     Rule = Callable[[Any, KeyPath, "Problems"], Any]
     Check = Callable[[str], str | None]
@@ -25,12 +25,18 @@ if TYPE_CHECKING:
 
 
 def near_miss(word: str, known: Iterable[str]) -> str:
-    """Return `, did you mean 'x'?` for the nearest known word, or nothing."""
+    """Return `, did you mean 'x'?` for the nearest known word, or nothing: a slip, or a part of it."""
     import difflib  # only a message needs it
 
     lowered = {name.lower(): name for name in known}
-    close = difflib.get_close_matches(word[:100].lower(), lowered, n=1)
-    return f", did you mean {lowered[close[0]]!r}?" if close else ""
+    word = word[:100].lower()
+    close = difflib.get_close_matches(word, lowered, n=1)
+    close = close or [name for name in lowered if len(word) > 2 and word in name]
+    return _meant(lowered[close[0]]) if close else ""
+
+
+def _meant(word: str) -> str:
+    return f", did you mean {word!r}?"
 
 
 # ------------------------------------------------------------------------------------ problems
@@ -39,10 +45,17 @@ def near_miss(word: str, known: Iterable[str]) -> str:
 class Problems:
     """What is wrong with a manifest, in the order of its keys."""
 
-    SHOWN = 5
+    SHOWN = 20
+    """So many are spelled out; a manifest with more of them was not written by hand."""
 
     def __init__(self) -> None:
         self._found: list[tuple[KeyPath, str]] = []
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def __iter__(self) -> Iterator[tuple[KeyPath, str]]:
+        return iter(self._found)
 
     def add(self, key: KeyPath, message: str) -> None:
         self._found.append((key, message))
@@ -55,15 +68,23 @@ class Problems:
     def raise_any(self, source: str | None, lines: Mapping[KeyPath, int]) -> None:
         if not self._found:
             return
-        (first, message), *others = self._found
-        parts = [message]
-        for key, other in others[: self.SHOWN - 1]:
-            line = _line_of(key, lines)
-            parts.append(f"{'' if line is None else f'line {line}: '}{'.'.join(key)}: {other}")
-        if len(self._found) > self.SHOWN:
-            parts.append(f"and {len(self._found) - self.SHOWN} more")
+        places = [(_line_of(key, lines), ".".join(key) or None) for key, _ in self._found[: self.SHOWN]]
+        said = [message for _, message in self._found]
+        parts, full = [said[0]], [placed(said[0], source, *places[0])]
+        for (line, key), message in zip(places[1:], said[1:], strict=False):
+            parts.append(("" if line is None else f"line {line}: ") + placed(message, None, None, key))
+            full.append(placed(message, source, line, key))
+        if len(said) > self.SHOWN:
+            parts.append(f"and {len(said) - self.SHOWN} more")
+            full.append(placed(parts[-1], source))
+        line, key = places[0]
         raise ManifestError(
-            "; ".join(parts), path=source, line=_line_of(first, lines), key=".".join(first) or None
+            "; ".join(parts),
+            path=source,
+            line=line,
+            key=key,
+            problems=full if len(said) > 1 else (),
+            count=len(said),
         )
 
 
@@ -222,14 +243,16 @@ class Section:
         if not isinstance(value, dict):
             problems.add(key, NO_VALUE if value is None else f"must be a mapping, not {kind_of(value)}")
             return found
+        hints = []
         for name, item in value.items():
             rule = self.rules.get(name)
             if rule is None:
-                problems.add((*key, str(name)), f"unknown key{self._hint(name, problems)}")
+                hints.append(self._hint(name, problems))
+                problems.add((*key, str(name)), f"unknown key{hints[-1]}")
             else:
                 found[name] = rule(item, (*key, name), problems)
         for name in self.required:
-            if name not in value:
+            if name not in value and _meant(name) not in hints:  # one slip is one problem
                 problems.add((*key, name), "is missing")
         return found
 

@@ -45,22 +45,36 @@ class Tree:
     """The 1-based line of each key, for the formats that tell (YAML)."""
 
 
-def read_tree(path: Path, source: str) -> Tree:
-    """Read the manifest at `path`; `source` is its name in messages. Raises `ManifestError`."""
-    reader = _READERS.get(path.suffix.lower())
+def read_tree(
+    path: Path,
+    source: str,
+    *,
+    what: str = "manifest",
+    suffix: str | None = None,
+    may_be_empty: bool = False,
+) -> Tree:
+    """Read the manifest at `path`; `source` is its name in messages, `what` its kind.
+
+    `suffix` stands in for the file's own. Raises `ManifestError`.
+    """
+    if not source.strip():
+        raise ManifestError(f"no {what} is named")
+    reader = _READERS.get(path.suffix.lower() if suffix is None else suffix)
+    if reader is None and path.is_dir():
+        raise ManifestError(f"is a folder, not a {what}", path=source)
     if reader is None:
         raise ManifestError(
             f"the suffix {path.suffix!r} is not a manifest's",
             path=source,
             hint="use .yaml, .yml, .json or .toml",
         )
-    text = _decode(_read_bytes(path, source), source)
-    if not text.strip():
-        raise ManifestError("the manifest is empty", path=source)
+    text = _decode(_read_bytes(path, source, what), source)
+    if not text.strip() and not may_be_empty:
+        raise ManifestError(f"the {what} is empty", path=source)
     try:
         tree = reader(text, source)
     except RecursionError:
-        raise ManifestError("the manifest is nested too deep", path=source) from None
+        raise ManifestError(f"the {what} is nested too deep", path=source) from None
     if not isinstance(tree.root, dict):
         raise ManifestError(
             f"a manifest is a mapping of keys to values, not {kind_of(tree.root)}",
@@ -89,14 +103,14 @@ _KINDS: tuple[tuple[type | tuple[type, ...], str], ...] = (
 )
 
 
-def _read_bytes(path: Path, source: str) -> bytes:
+def _read_bytes(path: Path, source: str, what: str) -> bytes:
     try:
         with path.open("rb") as file:
             data = file.read(MAX_BYTES + 1)
     except FileNotFoundError:
         raise ManifestError("no such file", path=source) from None
     except IsADirectoryError:
-        raise ManifestError("is a folder, not a manifest", path=source) from None
+        raise ManifestError(f"is a folder, not a {what}", path=source) from None
     except (OSError, ValueError) as error:
         raise ManifestError(
             f"cannot be read: {getattr(error, 'strerror', None) or error}", path=source
@@ -245,7 +259,13 @@ def _read_json(text: str, source: str) -> Tree:
     except _Duplicate as error:
         raise ManifestError("is given twice", path=source, key=str(error)) from None
     except ValueError as error:
-        raise ManifestError(f"is not JSON: {error}", path=source) from None
+        raise ManifestError(f"is not JSON: {_in_our_words(error)}", path=source) from None
+
+
+def _in_our_words(error: ValueError) -> str:
+    """Return what a parser says, but for Python's advice to Python programmers."""
+    said = str(error)
+    return "a number has too many digits" if "integer string conversion" in said else said
 
 
 def _read_toml(text: str, source: str) -> Tree:
@@ -253,7 +273,9 @@ def _read_toml(text: str, source: str) -> Tree:
         return Tree(tomllib.loads(text))
     except ValueError as error:
         where = re.search(r" \(at line (\d+), column \d+\)$", str(error))
-        what, line = (str(error), None) if where is None else (str(error)[: where.start()], int(where[1]))
+        what, line = (
+            (_in_our_words(error), None) if where is None else (str(error)[: where.start()], int(where[1]))
+        )
         raise ManifestError(f"is not TOML: {what}", path=source, line=line) from None
 
 

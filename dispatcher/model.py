@@ -95,7 +95,9 @@ class Kind(enum.Enum):
     QUOTA = "quota"  # ServiceQuotaExceeded
     MISMATCH = "mismatch"  # the token was used with other parameters
     ODD = "odd"  # 3xx, or a 4xx with no modelled code
-    DENIED = "denied"  # AccessDenied, bad or expired credentials, bad signature
+    DENIED = "denied"  # AccessDenied, bad credentials, bad signature
+    EXPIRED = "expired"  # the service says that the credentials have expired
+    NO_CREDENTIALS = "no_credentials"  # none at hand that are valid: nothing was sent
 
 
 FACTS: dict[Kind, tuple[Created, Pace]] = {
@@ -110,6 +112,8 @@ FACTS: dict[Kind, tuple[Created, Pace]] = {
     Kind.MISMATCH: (Created.UNKNOWN, Pace.OK),
     Kind.ODD: (Created.UNKNOWN, Pace.FAULT),
     Kind.DENIED: (Created.NO, Pace.FAULT),
+    Kind.EXPIRED: (Created.NO, Pace.FAULT),
+    Kind.NO_CREDENTIALS: (Created.NO, Pace.FAULT),
 }
 """The two facts of every kind of answer. Policy reads these, never a status or a string."""
 

@@ -27,6 +27,7 @@ from dispatcher.checkpoint.registry import Marker, Record, Registry
 from dispatcher.checkpoint.sqlite import SqliteCheckpoint
 from dispatcher.diff import Diff, check_removals, diff, edit_words
 from dispatcher.errors import CheckpointError, PlanMismatch
+from dispatcher.hints import adding, resume
 from dispatcher.inventory import open_inventory
 from dispatcher.locate import OrphanedWal, binds, is_older, is_unplanned, stored_plan
 from dispatcher.model import Counts, Lane
@@ -215,7 +216,7 @@ class Preparation:
         if last != checkpoint.path and last.exists():
             raise CheckpointError(
                 f"run {intent.run} has its checkpoint at {last}",
-                hint=f"give --checkpoint {last}, or another --run-key for a new run",
+                hint=f"give another --run-key for a new run; to go on, {adding('--checkpoint', str(last))}",
             )
         intent.check_same(record)
         assert record.first_sent_at is not None
@@ -307,10 +308,8 @@ class Preparation:
 
     def _check_resumable(self, plan: Plan, checkpoint: SqliteCheckpoint) -> None:
         asked = self._settings
-        for what, now, then in (
-            ("endpoint_url", asked.endpoint_url, plan.endpoint_url),
-            ("region", asked.region, plan.region),
-        ):
+        for what in ("endpoint_url", "region"):
+            now, then = getattr(asked, what), getattr(plan, what)
             if now not in (None, then):
                 raise PlanMismatch(
                     f"run {plan.run} was planned for {what} {then or 'of AWS'}, not {now}",
@@ -320,9 +319,10 @@ class Preparation:
         if record is None or record.first_sent_at is None or not is_older(checkpoint, plan, record):
             return
         last = Path(record.checkpoint)
+        newer = f"use the newer one: {resume(str(last))}" if last != checkpoint.path else None
         raise CheckpointError(
             f"{checkpoint.path} is older than what the registry remembers of run {plan.run}",
-            hint=f"use {last}" if last != checkpoint.path else "run its manifest again: it may be rebuilt",
+            hint=newer or "run its manifest again: it may be rebuilt",
         )
 
     # both

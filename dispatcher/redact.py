@@ -7,14 +7,17 @@ import unicodedata
 
 _SECRETS = re.compile(
     r"(?P<key>\b(?:AKIA|ASIA)[0-9A-Z]{12,})"
-    r"|(?P<head>(?:x-amz-security-token|authorization|aws_secret_access_key|aws_session_token)[\"']?\s*[:=]\s*[\"']?)"
-    r"(?P<value>(?:AWS4-HMAC-SHA256\s+)?[^\s,;&\"']+(?:,\s*(?:SignedHeaders|Signature)=[^\s,]+)*)",
+    r"|(?<=://)(?P<user>[^/\s:@\"']+:[^/\s@\"']+)(?=@)"
+    r"|(?P<head>(?:x-amz-security-token|x-amz-signature|authorization|(?:aws_)?(?:security|session)_?token"
+    r"|(?:aws_)?secret_?access_?key|(?:access|refresh)_?token|client_?secret)"
+    r"\\?[\"']?\s*[:=]\s*\\?[\"']?)"
+    r"(?P<value>(?:AWS4-HMAC-SHA256\s+)?[^\s,;&\"'\\]+(?:,\s*(?:SignedHeaders|Signature)=[^\s,\"'\\]+)*)",
     re.IGNORECASE,
 )
 
 
 def redacted(text: str | None) -> str | None:
-    """Blank out access keys, session tokens and signatures.
+    """Blank out access keys, session tokens, signatures and passwords in URLs, also in text that is JSON.
 
     A service may quote the whole request in a refusal: SignatureDoesNotMatch shows the canonical string
     with its security token.
@@ -34,3 +37,20 @@ def inert(text: str) -> str:
         else c.encode("unicode_escape").decode()
         for c in text
     )
+
+
+def inert_json(text: str) -> str:
+    """Do so to text that is JSON, by JSON's own escapes; line ends between values stay."""
+    if text.isascii() and "\x7f" not in text:
+        return text  # an encoder escapes the others itself
+    return "".join(
+        c
+        if c == "\n" or (unicodedata.category(c)[0] != "C" and c not in "\u2028\u2029")
+        else "".join(f"\\u{unit:04x}" for unit in _utf16(c))
+        for c in text
+    )
+
+
+def _utf16(character: str) -> tuple[int, ...]:
+    data = character.encode("utf-16-be", "surrogatepass")
+    return tuple(int.from_bytes(data[at : at + 2]) for at in range(0, len(data), 2))

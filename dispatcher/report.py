@@ -132,6 +132,6 @@ def _text(rows: Iterable[Receipt], write: Callable[[str], object]) -> int:
     write(f"{'device':<24} {'state':<9} {'batch':>7} {'task':<20} detail\n")
     for count, row in enumerate(rows, 1):  # noqa: B007
         detail = ": ".join(part for part in (row.error_code, row.error_message) if part)
-        start = f"{inert(row.device_id):<24} {row.state:<9} {row.batch:>7} {row.task_id or '-':<20}"
+        start = f"{inert(row.device_id):<24} {row.state:<9} {row.batch:>7} {inert(row.task_id or '-'):<20}"
         write(f"{start} {inert(detail)}".rstrip() + "\n")
     return count

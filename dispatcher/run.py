@@ -14,6 +14,7 @@ from dispatcher.engine import Engine
 from dispatcher.errors import DispatcherError, RunInterrupted, RunStopped
 from dispatcher.feed import Feed
 from dispatcher.flow import Flow
+from dispatcher.hints import resume
 from dispatcher.model import MAX_TARGETS, BatchState, Summary
 from dispatcher.observe import BatchSettled, Hooks, Progress, RunEnded, RunStarted
 from dispatcher.plan import ClientTokens
@@ -358,4 +359,4 @@ def _rate_controller(settings: Resolved, learned: float | None, clock: Clock) ->
 
 def resume_hint(run: str) -> str:
     """Return the exact next command."""
-    return f"resume it with: dispatcher resume {run}"
+    return f"resume it with: {resume(run)}"

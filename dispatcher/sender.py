@@ -10,7 +10,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from dispatcher.errors import DispatcherError, PlanMismatch
-from dispatcher.model import Answer, Created, Pace
+from dispatcher.model import Answer, Created, Kind, Pace
 from dispatcher.observe import Hooks, LaneChanged, Progress, RateChanged, TaskReplayed
 
 if TYPE_CHECKING:
@@ -127,11 +127,22 @@ class Sender:
             answer = await self._transport.create_task(flight.batch.targets, flight.client_token)
         finally:
             self._admission.arrive()
+        if answer.kind is Kind.NO_CREDENTIALS:
+            self._unsent(flight, answer)
+            return answer
         flight.returned(answer, sent_at=sent_at, sent_s=sent_s, probe=probe)
         self._learn(answer, sent_s)
         if answer.created is Created.YES:
             self._accepted(flight, answer)
         return answer
+
+    def _unsent(self, flight: Flight, answer: Answer) -> None:
+        """Take a call back that never left: it is no attempt, and says nothing of the service."""
+        self._progress.calls -= 1
+        if flight.attempts:
+            self._progress.retried -= 1
+        flight.unsent(answer)
+        self.observe(answer)
 
     def _learn(self, answer: Answer, sent_s: float) -> None:
         now_s = self._clock.monotonic()
@@ -149,10 +160,31 @@ class Sender:
             if self._hooks and abs(rate - self._told_rate) >= 0.1 * self._told_rate:
                 self._told_rate = rate
                 self._hooks.emit(RateChanged(run=self._plan.run, rate_per_s=round(rate, 3)))
-        before = self._lane.state
-        self._lane.observe(answer, now_s)
-        if self._lane.state is not before:
+        self.observe(answer)
+
+    def observe(self, answer: Answer) -> None:
+        """Let the lane take an answer in, and tell what came of it."""
+        refusal = self._transport.refusal if answer.kind is Kind.NO_CREDENTIALS else None
+        if refusal is not None:
+            self.failure = self.failure or refusal
+            self._on_change()
+        self._judge(answer)
+
+    def check_patience(self) -> None:
+        """Stop the lane where its patience is over."""
+        self._judge(None)
+
+    def _judge(self, answer: Answer | None) -> None:
+        lane, now_s = self._lane, self._clock.monotonic()
+        before = lane.state
+        if answer is None:
+            lane.check_patience(None, now_s)
+        else:
+            lane.observe(answer, now_s)
+        if lane.state is not before:
             self.lane_changed()
+        elif lane.reason != self._progress.lane_reason:
+            self._progress.lane_reason = lane.reason
 
     def lane_changed(self) -> None:
         """Tell the world that the lane's state changed."""

@@ -6,12 +6,12 @@ package reads the environment, but for what AWS's own tools read.
 
 from __future__ import annotations
 
-import tomllib
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dispatcher.errors import ManifestError, UsageError
+from dispatcher.errors import UsageError, placed
 from dispatcher.manifest import ENDPOINT, LIMITS, NAME, REGION, Manifest
 from dispatcher.manifest_schema import (
     Problems,
@@ -21,13 +21,14 @@ from dispatcher.manifest_schema import (
     not_empty,
     number,
     one_of,
+    shown,
     text_rule,
 )
-from dispatcher.manifest_text import Written
+from dispatcher.manifest_text import Written, read_tree
 from dispatcher.model import Command
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 ENV_PREFIX = "DISPATCHER_"
 TRANSPORTS = ("auto", "aiobotocore")
@@ -68,6 +69,8 @@ _DEFAULTS: dict[str, Any] = {
     "yes": False,
     "allow_network_fs": False,
 }
+MAX_NAME_BYTES = 255
+"""What the file systems of this world allow."""
 TOKEN_WINDOW_S = {Command.REBOOT: 600.0, Command.UNLOCK: 21_600.0}
 """A second reboot harms, a second unlock does not; no service of this family publishes less than 60 s,
 and most publish 8 hours."""
@@ -119,20 +122,37 @@ class Settings:
         environment: Mapping[str, str],
         config: str | Path | None = None,
     ) -> Settings:
-        """Combine a settings file, the environment and flags. Raises `UsageError` with the place."""
-        below = {} if config is None else {k: (v, str(config)) for k, v in read_config(config).items()}
+        """Combine a settings file, the environment and flags.
+
+        Raises `UsageError` with every problem of the three, each with its place. Texts of `flags` may stand
+        for numbers where they are `Written`.
+        """
         written = {
             name: Written(text)
             for variable, text in environment.items()
             if variable.startswith(ENV_PREFIX)
             and (name := variable[len(ENV_PREFIX) :].lower()) in _SCHEMA.rules
         }
-        values = check(written, "environment", spell=lambda key: ENV_PREFIX + key.upper())
+        asked = {key: value for key, value in flags.items() if value is not None}
+        readers: tuple[Callable[[], dict[str, Any]], ...] = (
+            lambda: {} if config is None else read_config(config),
+            lambda: check(written, None, spell=lambda key: ENV_PREFIX + key.upper()),
+            lambda: check(asked, None, spell=flag_of),
+        )
+        found, wrong = [], []
+        for read in readers:
+            try:
+                found.append(read())
+            except UsageError as error:
+                wrong.append(error)
+        if wrong:
+            raise UsageError.together(wrong)
+        below, values, given = found
         origins = {key: f"environment {ENV_PREFIX}{key.upper()}" for key in values}
-        given = {key: value for key, value in flags.items() if value is not None}
-        check(given, "flags", spell=flag_of)
         origins.update(dict.fromkeys(given, "flag"))
-        return cls(**{**values, **given}, below=below, origins=origins)
+        return cls(
+            **{**values, **given}, below={k: (v, str(config)) for k, v in below.items()}, origins=origins
+        )
 
     def resolve(
         self,
@@ -164,9 +184,9 @@ class Settings:
         for layer in layers:
             for key, (value, origin) in layer.items():
                 values[key], origins[key] = value, origin
-        values["state_dir"] = Path(values["state_dir"] or default_state_dir()).expanduser().absolute()
+        values["state_dir"] = _place(values["state_dir"] or default_state_dir(), "state_dir", origins)
         if values["checkpoint"] is not None:
-            values["checkpoint"] = Path(values["checkpoint"]).expanduser().absolute()
+            values["checkpoint"] = _place(values["checkpoint"], "checkpoint", origins)
         return Resolved(**values, origins=origins)
 
 
@@ -215,15 +235,15 @@ class Resolved:
         return {key: value for key, value in self.limits().items() if self.origins[key] != "default"}
 
 
-def check(values: Mapping[str, Any], where: str, *, spell: Any = str) -> dict[str, Any]:
-    """Check settings of one source; raise `UsageError` that names the source and the first key."""
+def check(
+    values: Mapping[str, Any], where: str | None, *, spell: Callable[[str], str] = str
+) -> dict[str, Any]:
+    """Check settings of one source; raise `UsageError` that names the source and every bad key."""
     problems = Problems()
     found = _SCHEMA(dict(values), (), problems)
-    try:
-        problems.raise_any(None, {})
-    except ManifestError as error:
-        key = str(error.key)
-        raise UsageError(f"{where}: {error.message.replace(key, spell(key), 1)}") from error
+    if problems:
+        wrong = [UsageError(placed(message, where, key=spell(".".join(key)))) for key, message in problems]
+        raise UsageError.together(wrong)
     return {key: value for key, value in found.items() if value is not None}
 
 
@@ -244,14 +264,8 @@ def unknown_variables(environment: Mapping[str, str]) -> list[str]:
 
 def read_config(path: str | Path) -> dict[str, Any]:
     """Read a TOML settings file. Raises `UsageError` naming the file, and the line or key."""
-    try:
-        with Path(path).open("rb") as file:
-            values = tomllib.load(file)
-    except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}", hint="give --config an existing TOML file") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path}: not TOML: {error}") from error
-    return check(values, str(path))
+    tree = read_tree(Path(path), str(path), what="settings file", suffix=".toml", may_be_empty=True)
+    return check(tree.root, str(path))
 
 
 def default_state_dir() -> Path:
@@ -259,6 +273,26 @@ def default_state_dir() -> Path:
     import platformdirs  # here, since it costs start-up time and is rarely needed
 
     return Path(platformdirs.user_state_dir("snow-dispatcher", appauthor=False))
+
+
+def _place(given: str | Path, key: str, origins: Mapping[str, str]) -> Path:
+    """Return an absolute path. Raises `UsageError` for a place that no file or folder can have."""
+    origin = origins[key]
+    where = flag_of(key) if origin == "flag" else origin.removeprefix("environment ")
+    where = where if origin == "flag" or where != origin else f"{origin}: {key}"
+    try:
+        path = Path(given).expanduser().absolute()
+        is_there = next(place for place in (path, *path.parents) if os.path.lexists(place))
+    except RuntimeError:
+        raise UsageError(f"{where}: {shown(str(given))} begins in a home folder that is not known") from None
+    except OSError as error:  # a relative path, and the working folder is gone
+        raise UsageError(f"{where}: {shown(str(given))} cannot be found: {error.strerror}") from error
+    above = is_there if key == "state_dir" else path.parent
+    if os.path.lexists(above) and not os.path.isdir(above):  # noqa: PTH112 - Path's own raises without access
+        raise UsageError(f"{where}: {above} is not a folder", hint="name another place")
+    if max(len(os.fsencode(part)) for part in path.parts) > MAX_NAME_BYTES:
+        raise UsageError(f"{where}: a file's name has at most {MAX_NAME_BYTES} bytes")
+    return path
 
 
 def _of_manifest(manifest: Manifest) -> dict[str, tuple[Any, str]]:

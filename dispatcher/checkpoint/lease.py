@@ -17,13 +17,26 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from dispatcher.checkpoint.files import create_private, explained, network_file_system, private_folder
+from dispatcher.checkpoint.files import (
+    check_surroundings,
+    create_private,
+    explained,
+    name_of,
+    network_file_system,
+    private_folder,
+    state_folder,
+)
 from dispatcher.errors import CheckpointCorrupt, CheckpointIo, CheckpointLeased
+from dispatcher.hints import adding, command
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from dispatcher.checkpoint.base import Standing
+
+
+_FOLDER = "locks"
+"""Within the state folder."""
 
 
 class Holder(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,7 +75,18 @@ def _first_line(path: str) -> str | None:
 
 def lock_paths(checkpoint: Path, state_dir: Path, run: str) -> tuple[Path, Path]:
     """Return the two lock files of a run, in the order they are taken."""
-    return state_dir / "locks" / f"{run}.lock", checkpoint.with_name(checkpoint.name + ".lock")
+    return state_dir / _FOLDER / name_of(run, ".lock"), checkpoint.with_name(checkpoint.name + ".lock")
+
+
+def _prepare_folder(lock: Path) -> None:
+    """Make the folder of a lock file, and raise where somebody else could put one there."""
+    folder = lock.parent
+    if folder.name == _FOLDER:
+        state_folder(folder.parent)
+        state_folder(folder)
+    else:
+        private_folder(folder)
+        check_surroundings(lock)
 
 
 class Locks:
@@ -82,12 +106,12 @@ class Locks:
             raise
 
     def _take_one(self, path: Path, *, allow_network: bool) -> None:
-        private_folder(path.parent)
+        _prepare_folder(path)
         kind = network_file_system(path.parent)
         if kind and not allow_network:
             raise CheckpointIo(
                 f"{path.parent} is on a network file system ({kind}), where locks cannot be trusted",
-                hint="use a local folder, or --allow-network-fs if nobody else can reach it",
+                hint=f"use a local folder; or if nobody else can reach it, {adding('--allow-network-fs')}",
             )
         create_private(path)
         with explained(path):
@@ -101,7 +125,7 @@ class Locks:
                 run = self._paths[0].stem
                 raise CheckpointLeased(
                     f"another runner is at this run{f' (process {holder})' if holder.isdigit() else ''}",
-                    hint=f"let it finish, or stop it first; `dispatcher status {run}` shows how far it is",
+                    hint=f"let it finish, or stop it first; `{command('status', run)}` shows how far it is",
                 ) from error
             os.ftruncate(fd, 0)
             os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
@@ -116,7 +140,7 @@ class Locks:
 def is_locked(path: Path) -> bool:
     """Tell whether a live process holds the lock file at `path`."""
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return False
     try:
@@ -146,6 +170,6 @@ def check_holder(standing: Standing, mine: Holder, *, take_over: bool, in_doubt:
     if not take_over:
         raise CheckpointLeased(
             what,
-            hint="if it is dead for sure, add --take-over; if it lives, devices could be sent twice",
+            hint=f"if it lives, devices could be sent twice; if it is dead for sure, {adding('--take-over')}",
         )
     return f"{what}; taking over as told"

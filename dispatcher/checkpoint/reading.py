@@ -12,7 +12,7 @@ import apsw
 import msgspec
 
 from dispatcher.checkpoint.base import Plan, Pulse, Row, Standing
-from dispatcher.checkpoint.files import check_regular, create_private, explained
+from dispatcher.checkpoint.files import check_database, create_private, explained
 from dispatcher.checkpoint.statements import load_queries, load_schema
 from dispatcher.errors import CheckpointCorrupt
 from dispatcher.model import Batch, Counts, Doubt, Lane
@@ -52,8 +52,7 @@ class SqliteReader:
         """
         if create:
             create_private(path)
-        else:
-            check_regular(path)
+        check_database(path)
         flags = apsw.SQLITE_OPEN_READONLY if read_only else apsw.SQLITE_OPEN_READWRITE
         with explained(path):
             connection = apsw.Connection(str(path), flags=flags)

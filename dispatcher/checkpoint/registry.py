@@ -13,8 +13,16 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from dispatcher.checkpoint.files import check_regular, explained, private_folder, write_private
+from dispatcher.checkpoint.files import (
+    check_folder,
+    check_regular,
+    explained,
+    name_of,
+    state_folder,
+    write_private,
+)
 from dispatcher.errors import CheckpointCorrupt
+from dispatcher.hints import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -52,14 +60,17 @@ class Registry:
     """The records of a state folder."""
 
     def __init__(self, state_dir: Path) -> None:
+        self._state_dir = state_dir
         self._folder = state_dir / "registry"
 
     def _path(self, run: str) -> Path:
-        return self._folder / f"{run}.json"
+        return self._folder / name_of(run, ".json")
 
     def get(self, run: str) -> Record | None:
         """Return a run's record, or None; raises `CheckpointCorrupt` where it cannot be read."""
         path = self._path(run)
+        check_folder(self._state_dir)
+        check_folder(self._folder)
         with explained(path):
             if not path.exists() and not path.is_symlink():
                 return None
@@ -70,16 +81,19 @@ class Registry:
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise CheckpointCorrupt(
                 f"{path} is damaged ({error})",
-                hint="it guards against sending twice; remove it only if you know what this run has sent",
+                hint="it guards against sending twice; if you know what this run has sent, set it aside:"
+                f" mv {quoted(str(path))} {quoted(f'{path}.damaged')}",
             ) from error
 
     def put(self, record: Record) -> None:
         """Make `record` durable."""
-        private_folder(self._folder)
+        state_folder(self._state_dir)
+        state_folder(self._folder)
         write_private(self._path(record.run), msgspec.json.format(msgspec.json.encode(record)))
 
     def all(self) -> Iterator[Record]:
         """Yield every readable record, by run id."""
+        check_folder(self._state_dir)
         if not self._folder.is_dir():
             return
         for path in sorted(self._folder.glob("*.json")):

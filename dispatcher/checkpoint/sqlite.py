@@ -28,6 +28,7 @@ from dispatcher.checkpoint.claims import ClaimBook, Span, runs_of
 from dispatcher.checkpoint.files import explained
 from dispatcher.checkpoint.reading import BUSY_TIMEOUT_MS, QUERIES, SqliteReader
 from dispatcher.errors import CheckpointError, CheckpointLeased
+from dispatcher.hints import command
 from dispatcher.model import Batch, BatchState, Lane, Outcome, Resend
 
 if TYPE_CHECKING:
@@ -101,7 +102,8 @@ class SqliteCheckpoint(SqliteReader):
 
     def _taken_over(self) -> CheckpointLeased:
         return CheckpointLeased(
-            f"another runner took {self.path} over", hint="let it finish; `status` shows it"
+            f"another runner took {self.path} over",
+            hint=f"let it finish; `{command('status', str(self.path))}` shows how far it is",
         )
 
     def write_plan(self, plan: Plan, lanes: Sequence[Lane], batches: Iterable[Batch]) -> None:

@@ -1,54 +1,77 @@
 """The command line: parse, build settings, call the library, print. Nothing else.
 
-stdout is results, stderr is progress, notes and errors. Every error is one line. With `--json` stdout is one
-JSON object, whatever happens.
+stdout is results, stderr is progress, notes and errors. Every error is one line, and where a manifest has
+several problems one more for each. With `--json` stdout is one JSON object, whatever happens.
 """
 
 from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from dispatcher.cli.output import keep_open, note, result, write
-from dispatcher.errors import DispatcherError
-from dispatcher.redact import inert, redacted
+from dispatcher.cli.output import has_no_reader, keep_open, note, result, silence, write
+from dispatcher.errors import DispatcherError, UsageError
+from dispatcher.redact import inert, inert_json, redacted
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from click.shell_completion import CompletionItem
 
 _COMMANDS = {
     "plan": ("dispatcher.cli.run", "plan"),
     "run": ("dispatcher.cli.run", "run"),
     "resume": ("dispatcher.cli.run", "resume"),
+    "doctor": ("dispatcher.cli.doctor", "doctor"),
     "status": ("dispatcher.cli.inspect", "status"),
     "report": ("dispatcher.cli.inspect", "report"),
     "runs": ("dispatcher.cli.inspect", "runs"),
     "backup": ("dispatcher.cli.backup", "backup"),
     "config": ("dispatcher.cli.inspect", "config"),
     "emulator": ("dispatcher.cli.emulator", "emulator"),
+    "completion": ("dispatcher.cli.completion", "completion"),
 }
 _SUMMARIES = {
     "plan": "Show what a run would do; no network, writes nothing.",
     "run": "Start or resume what a manifest asks for.",
     "resume": "Drain a stored plan; reads neither manifest nor inventory.",
+    "doctor": "Check credentials, permissions, clock and disk before a run.",
     "status": "Counts by state, also while a run is live.",
     "report": "One receipt per device.",
     "runs": "Known runs and their state.",
     "backup": "A consistent copy of a checkpoint, live or not.",
     "config": "Effective settings and where each came from.",
     "emulator": "A local service to rehearse against.",
+    "completion": "A script that lets your shell complete commands.",
 }
 _TO_COME = {
     "reconcile": "until then `dispatcher report RUN --state in_doubt` lists what is in doubt",
-    "doctor": "until then `dispatcher plan MANIFEST` checks manifest and inventory",
 }
+_HELP = {"-h", "--help", "--version"}
+"""Nothing is done but printing: a reader that has gone has seen enough."""
+_COMPLETES = "_DISPATCHER_COMPLETE"
+"""Set by the shell's completion, which wants candidates and nothing else."""
 EXIT_BUG = 70
 """sysexits.h's EX_SOFTWARE: something we did not foresee."""
 
 
 class _BrokenPipe(Exception):
     """Carries an EPIPE past click, which would make it exit code 1 without a word."""
+
+
+@contextlib.contextmanager
+def _pipes_carried() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno != errno.EPIPE:
+            raise
+        raise _BrokenPipe(str(error)) from error
 
 
 class _Lazy(click.Group):
@@ -70,13 +93,20 @@ class _Lazy(click.Group):
         command: click.Command = getattr(importlib.import_module(module), name)
         return command
 
+    def make_context(self, *arguments: Any, **options: Any) -> click.Context:
+        with _pipes_carried():
+            return super().make_context(*arguments, **options)
+
     def invoke(self, ctx: click.Context) -> Any:
-        try:
+        with _pipes_carried():
             return super().invoke(ctx)
-        except OSError as error:
-            if error.errno != errno.EPIPE:
-                raise
-            raise _BrokenPipe(str(error)) from error
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem[str]]:
+        from click.shell_completion import CompletionItem
+
+        verbs = ((name, text) for name, text in _SUMMARIES.items() if name.startswith(incomplete))
+        options = click.Command.shell_complete(self, ctx, incomplete)
+        return [*(CompletionItem(name, help=text) for name, text in verbs), *options]
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002
         with formatter.section("Commands"):
@@ -99,6 +129,11 @@ def main(arguments: list[str] | None = None) -> None:
     """Run the command line and exit by the contract's codes."""
     arguments = sys.argv[1:] if arguments is None else arguments
     keep_open()
+    if _COMPLETES in os.environ:
+        import importlib
+
+        completion = importlib.import_module("dispatcher.cli.completion")
+        sys.exit(completion.serve(os.environ[_COMPLETES]))
     try:
         code = cli.main(args=arguments, prog_name="dispatcher", standalone_mode=False)
         code = code if isinstance(code, int) else 0
@@ -119,6 +154,9 @@ def main(arguments: list[str] | None = None) -> None:
     except click.ClickException as error:
         code = fail(_plain(error.format_message(), 2), as_json="--json" in arguments)
     except Exception as error:
+        if isinstance(error, _BrokenPipe) and _HELP & {*arguments} and has_no_reader(sys.stdout):
+            silence(sys.stdout)
+            sys.exit(0)
         import logging
 
         logging.getLogger("dispatcher").debug("a bug", exc_info=error)
@@ -144,7 +182,12 @@ def fail(error: DispatcherError, *, as_json: bool) -> int:
         summary: Any = error.summary or Summary(run=error.run or "")
         summary.exit, summary.error = error.exit_code, line
         print_json(summary.as_json())
-    note(f"error: {line}")
+    if as_json or not isinstance(error, UsageError) or error.count == 1:
+        note(f"error: {line}")
+        return error.exit_code
+    note(f"error: {error.count} problems, nothing was sent:")
+    for problem in error.problems:
+        note(f"  {problem}")
     return error.exit_code
 
 
@@ -152,4 +195,4 @@ def print_json(value: object) -> None:
     """Print one JSON object on one line."""
     import msgspec
 
-    result(msgspec.json.encode(value).decode())
+    result(inert_json(msgspec.json.encode(value).decode()), as_it_is=True)

@@ -9,12 +9,16 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dispatcher.cli import print_json
-from dispatcher.cli.options import common_options, settings_from
+from dispatcher.cli.completion import FILE, RUN, STATES
+from dispatcher.cli.options import common_options, run_options, settings_from
 from dispatcher.cli.output import result, silence
 from dispatcher.errors import DispatcherError, UsageError
 from dispatcher.model import DEVICE_CLASSES
+from dispatcher.redact import inert, inert_json, redacted
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from dispatcher.checkpoint.registry import Record
     from dispatcher.settings import Settings
 
@@ -22,7 +26,7 @@ FORMATS = ("text", "json", "jsonl", "csv")
 
 
 @click.command()
-@click.argument("run", metavar="RUN|CHECKPOINT")
+@click.argument("run", metavar="RUN|CHECKPOINT", type=RUN)
 @common_options
 def status(run: str, **options: Any) -> int:
     """Counts by state, rate and time left; works while the run is live.
@@ -39,15 +43,15 @@ def status(run: str, **options: Any) -> int:
     if options["json_"]:
         print_json(found.as_json())
     else:
-        result(status_text(found))
+        result(status_text(found, asked=run))
     return 0
 
 
 @click.command()
-@click.argument("run", metavar="RUN|CHECKPOINT")
+@click.argument("run", metavar="RUN|CHECKPOINT", type=RUN)
 @click.option("--format", "form", type=click.Choice(FORMATS), help="Default: text, or jsonl with --json.")
-@click.option("--state", metavar="LIST", help=f"Only these, comma-separated: {', '.join(DEVICE_CLASSES)}.")
-@click.option("--output", "-o", metavar="PATH", help="Write here, whole or not at all; default: stdout.")
+@click.option("--state", metavar="LIST", type=STATES, help=f"Only these: {', '.join(DEVICE_CLASSES)}.")
+@click.option("--output", "-o", metavar="PATH", type=FILE, help="Write here, whole or not at all.")
 @common_options
 def report(run: str, form: str | None, state: str | None, output: str | None, **options: Any) -> int:
     """One receipt per device.
@@ -56,6 +60,7 @@ def report(run: str, form: str | None, state: str | None, output: str | None, **
     dispatcher report nightly-reboot
     dispatcher report nightly-reboot --format csv --state rejected,in_doubt
     """
+    from dispatcher.cli.files import write_whole
     from dispatcher.locate import find_checkpoint
     from dispatcher.report import open_reader, receipts, render
 
@@ -66,9 +71,9 @@ def report(run: str, form: str | None, state: str | None, output: str | None, **
         form = form or ("jsonl" if options["json_"] else "text")
         rows = receipts(reader, states=states)
         if output is None:
-            _write_stdout(lambda write: render(rows, form, write))
+            _write_stdout(lambda write: render(rows, form, _inert(form, write)))
         else:
-            _write_file(Path(output), lambda write: render(rows, form, write))
+            write_whole(output, "--output", lambda write: render(rows, form, _inert(form, write)))
     finally:
         reader.close()
     return 0
@@ -103,10 +108,10 @@ def config() -> None:
 
 
 @config.command("show")
-@click.option("--manifest", metavar="FILE", help="Count a manifest's limits in.")
-@common_options
+@click.option("--manifest", metavar="FILE", type=FILE, help="Count a manifest's limits in.")
+@run_options
 def show(manifest: str | None, **options: Any) -> int:
-    """Print every setting, its value and its origin.
+    """Print every setting, its value and its origin, as a run with the same flags would have them.
 
     \b
     dispatcher config show
@@ -116,18 +121,20 @@ def show(manifest: str | None, **options: Any) -> int:
 
     settings = settings_from(options)
     resolved = settings.resolve(Manifest.load(manifest) if manifest else None)
-    rows = {
-        name: {"value": str(value) if isinstance(value, Path) else value, "origin": origin}
+    rows: dict[str, dict[str, Any]] = {
+        name: {"value": redacted(str(value)) if isinstance(value, Path | str) else value, "origin": origin}
         for name, origin in sorted(resolved.origins.items())
         for value in (getattr(resolved, name),)
     }
     if options["json_"]:
         print_json(rows)
     else:
-        shown = {name: "-" if row["value"] is None else str(row["value"]) for name, row in rows.items()}
+        shown = {
+            name: "-" if row["value"] is None else inert(str(row["value"])) for name, row in rows.items()
+        }
         width = max(map(len, shown.values()))
         for name, row in rows.items():
-            result(f"{name:<18} {shown[name]:<{width}}  {row['origin']}")
+            result(f"{name:<18} {shown[name]:<{width}}  {inert(row['origin'])}")
     return 0
 
 
@@ -137,8 +144,18 @@ def _states(text: str | None) -> frozenset[str] | None:
     states = frozenset(word.strip() for word in text.split(","))
     unknown = sorted(states - set(DEVICE_CLASSES))
     if unknown:
-        raise UsageError(f"--state: {unknown[0]!r} is no state", hint=f"use {', '.join(DEVICE_CLASSES)}")
+        from dispatcher.manifest_schema import near_miss, shown
+
+        close = near_miss(unknown[0], DEVICE_CLASSES)
+        raise UsageError(
+            f"--state: {shown(unknown[0])} is no state{close}", hint=f"use {', '.join(DEVICE_CLASSES)}"
+        )
     return states
+
+
+def _inert(form: str, write: Callable[[str], object]) -> Callable[[str], object]:
+    """Let nothing through that a terminal would act on; the other formats see to it themselves."""
+    return (lambda text: write(inert_json(text))) if form in ("json", "jsonl") else write
 
 
 def _write_stdout(render: Any) -> None:
@@ -151,26 +168,6 @@ def _write_stdout(render: Any) -> None:
     except OSError as error:
         silence(sys.stdout)
         raise UsageError(f"cannot write to stdout: {error.strerror}") from error
-
-
-def _write_file(path: Path, render: Any) -> None:
-    """Write a report privately and atomically: it names devices and tasks."""
-    import os
-    import tempfile
-
-    try:
-        fd, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-        try:
-            with os.fdopen(fd, "w", encoding="utf-8") as file:
-                render(file.write)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(temporary).replace(path)
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
-    except OSError as error:
-        raise UsageError(f"cannot write {path}: {error.strerror}") from error
 
 
 def _status_or_error(record: Record, settings: Settings) -> dict[str, Any]:

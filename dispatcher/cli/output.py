@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import re
+import select
 import shutil
 import sys
 import textwrap
@@ -76,10 +77,13 @@ def has_colours(stream: TextIO) -> bool:
     return wanted and stream.isatty()
 
 
-def result(text: str) -> None:
-    """Print a result on stdout; where that fails the exit code stands, since what is on disk is complete."""
+def result(text: str, *, as_it_is: bool = False) -> None:
+    """Print a result on stdout; where that fails the exit code stands, since what is on disk is complete.
+
+    What is for a program, JSON or a script, is not wrapped: `as_it_is`.
+    """
     try:
-        write(_fitted(text, sys.stdout), sys.stdout)
+        write(text if as_it_is else _fitted(text, sys.stdout), sys.stdout)
     except OSError as error:
         if error.errno != errno.EPIPE:
             note(f"warning: cannot write to stdout: {error.strerror}")
@@ -92,6 +96,16 @@ def write(text: str, stream: TextIO) -> None:
     except OSError:
         silence(stream)
         raise
+
+
+def has_no_reader(stream: TextIO) -> bool:
+    """Whether a stream is a pipe whose other end was closed."""
+    try:
+        poll = select.poll()
+        poll.register(stream.fileno(), 0)  # errors and hang-ups are always told
+        return bool(poll.poll(0))
+    except (OSError, ValueError):
+        return False
 
 
 def silence(stream: TextIO) -> None:

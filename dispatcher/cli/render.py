@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from dispatcher.hints import command, resume
 from dispatcher.model import DEVICE_CLASSES
 from dispatcher.redact import inert
 
@@ -40,7 +41,7 @@ def summary_text(summary: Summary) -> str:
             " them before; give --run-key to command them again"
         )
     if summary.counts.in_doubt:
-        lines.append(f"in doubt   list them with: dispatcher report {summary.run} --state in_doubt")
+        lines.append(f"in doubt   list them with: {command('report', summary.run)} --state in_doubt")
     if summary.counts.accepted:
         lines.append(LAST_WORD)
     return "\n".join(lines)
@@ -111,8 +112,8 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
 
 
-def status_text(found: Status) -> str:
-    """Say how a run stands, live or not."""
+def status_text(found: Status, *, asked: str | None = None) -> str:
+    """Say how a run stands, live or not; `asked` is the name it was asked for by."""
     lines = [
         f"run        {found.run} ({found.state}){_since(found)}",
         f"devices    {found.devices}: {classes_text(asdict(found))}",
@@ -127,9 +128,9 @@ def status_text(found: Status) -> str:
             lines.append(f"lane       {state}{f': {inert(reason)}' if reason else ''}")
     if found.in_doubt:
         lines.append(f"in doubt   {_doubt_text(found.doubt)}")
-    lines.append(f"checkpoint {found.checkpoint}")
+    lines.append(f"checkpoint {inert(found.checkpoint)}")
     if found.state == "resumable":
-        lines.append(f"resume it with: dispatcher resume {found.run}")
+        lines.append(f"resume it with: {resume(asked or found.run)}")
     return "\n".join(lines)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import shlex
 import signal
 import sys
 from typing import TYPE_CHECKING, Any
@@ -13,9 +12,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from dispatcher.cli import fail, print_json
-from dispatcher.cli.options import ignored_endpoints, run_options, settings_from
+from dispatcher.cli.completion import FILE, RUN
+from dispatcher.cli.event_log import EventLog
+from dispatcher.cli.options import ignored_endpoints, intake_from, run_options, settings_from
 from dispatcher.cli.output import note, result
 from dispatcher.errors import DispatcherError, RunInterrupted, UsageError
+from dispatcher.hints import adding, again
+from dispatcher.hints import resume as resume_command
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
@@ -33,7 +36,7 @@ TYPED_CONFIRMATION = 100
 
 
 @click.command()
-@click.argument("manifest")
+@click.argument("manifest", type=FILE)
 @run_options
 def plan(manifest: str, **options: Any) -> int:
     """Show what a run would do: no network, writes nothing.
@@ -43,11 +46,9 @@ def plan(manifest: str, **options: Any) -> int:
     dispatcher plan fleet.yaml --json
     """
     from dispatcher.cli.render import preview_text
-    from dispatcher.manifest import Manifest
     from dispatcher.preview import preview
 
-    settings = settings_from(options)
-    loaded = Manifest.load(manifest)
+    settings, loaded = intake_from(manifest, options)
     found = preview(loaded, settings.resolve(loaded))
     if options["json_"]:
         print_json(found.as_json())
@@ -57,7 +58,7 @@ def plan(manifest: str, **options: Any) -> int:
 
 
 @click.command()
-@click.argument("manifest")
+@click.argument("manifest", type=FILE)
 @run_options
 def run(manifest: str, **options: Any) -> int:
     """Start or resume what a manifest asks for: the same command for both.
@@ -67,16 +68,13 @@ def run(manifest: str, **options: Any) -> int:
     dispatcher run fleet.yaml --limit 50            a canary by hand; run again for the rest
     dispatcher run fleet.yaml --run-key tonight     do it once more, as another run
     """
-    from dispatcher.manifest import Manifest
-
-    settings = settings_from(options)
-    loaded = Manifest.load(manifest)
-    session = _Session(settings, options, _command("run", manifest, options))
+    settings, loaded = intake_from(manifest, options)
+    session = _Session(settings, options)
     return session.drive(lambda dispatcher: session.run(dispatcher, loaded))
 
 
 @click.command()
-@click.argument("run", metavar="RUN|CHECKPOINT")
+@click.argument("run", metavar="RUN|CHECKPOINT", type=RUN)
 @run_options
 def resume(run: str, **options: Any) -> int:
     """Drain a stored plan; reads neither manifest nor inventory.
@@ -85,16 +83,16 @@ def resume(run: str, **options: Any) -> int:
     dispatcher resume nightly-reboot
     dispatcher resume /var/lib/dispatcher/nightly-reboot.db
     """
-    session = _Session(settings_from(options), options, _command("resume", run, options))
+    session = _Session(settings_from(options), options)
     return session.drive(lambda dispatcher: session.resume(dispatcher, run))
 
 
 class _Session:
     """One `run` or `resume` at a terminal or in a script."""
 
-    def __init__(self, settings: Settings, options: dict[str, Any], again: str) -> None:
+    def __init__(self, settings: Settings, options: dict[str, Any]) -> None:
         self._settings = settings
-        self._again = f"run it again: {again}"
+        self._again = f"run it again: {again()}"
         self._json = bool(options["json_"])
         self._log_path = options["log_file"]
         self._verbose = int(options["verbose"] or 0)
@@ -173,7 +171,7 @@ class _Session:
         return fail(error, as_json=self._json)
 
     def _next(self) -> str | None:
-        return f"resume it with: dispatcher resume {self._live.plan.run}" if self._live else None
+        return f"resume it with: {resume_command(self._live.plan.run)}" if self._live else None
 
     async def run(self, dispatcher: Dispatcher, manifest: Manifest) -> Summary:
         return await self._shown(
@@ -198,7 +196,7 @@ class _Session:
 
     def _hook(self) -> Callable[[Event], None] | None:
         """Return what listens to events: the log file, and stderr with -v."""
-        log = None if self._log_path is None else self._stack.enter_context(_EventLog(self._log_path))
+        log = None if self._log_path is None else self._stack.enter_context(EventLog(self._log_path))
         if log is None and not self._verbose:
             return None
 
@@ -241,7 +239,7 @@ class _Session:
         if not _is_terminal():
             raise UsageError(
                 f"the edited manifest takes out {found.removals} devices that were still to be sent",
-                hint="add --yes if that is meant",
+                hint=f"if that is meant, {adding('--yes')}",
             )
         if not click.confirm("Apply this?", err=True):
             raise UsageError("declined; nothing was sent and nothing changed")
@@ -255,48 +253,6 @@ class _Session:
         result(summary_text(summary))
 
 
-class _EventLog:
-    """The file of `--log-file`: JSON Lines, appended. A disk that is full costs the log, never the run."""
-
-    def __init__(self, path: str) -> None:
-        try:
-            self._fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise UsageError(f"--log-file {path}: {error.strerror}") from error
-        self._path = path
-        self._is_lost = False
-        self._is_torn = False
-
-    def __enter__(self) -> _EventLog:
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        with contextlib.suppress(OSError):
-            os.close(self._fd)
-
-    def append(self, line: str) -> None:
-        """Write one line, or say once that the rest of the log is lost."""
-        try:
-            data = (b"\n" if self._is_torn else b"") + line.encode() + b"\n"
-            while data:
-                written = os.write(self._fd, data)
-                data = data[written:]
-                self._is_torn = bool(data)
-        except OSError as error:
-            if not self._is_lost:
-                self._is_lost = True
-                note(f"warning: --log-file {self._path}: {error.strerror}; the log has gaps, the run goes on")
-
-
-def _command(verb: str, what: str, options: dict[str, Any]) -> str:
-    """Return the command line that means the same run: without its key it would be another."""
-    words = ["dispatcher", verb, what]
-    for name in ("config", "endpoint_url", "region", "profile", "checkpoint", "run_key"):
-        if options.get(name) is not None:
-            words += [f"--{name.replace('_', '-')}", str(options[name])]
-    return shlex.join(words)
-
-
 def _is_terminal() -> bool:
     return sys.stdin.isatty() and sys.stderr.isatty()
 
@@ -306,7 +262,7 @@ def _ask(command: str, devices: int) -> None:
     if not _is_terminal():
         raise UsageError(
             f"this would {command} {devices} real devices, and there is no terminal to ask at",
-            hint="add --yes if that is meant",
+            hint=f"if that is meant, {adding('--yes')}",
         )
     if devices >= TYPED_CONFIRMATION:
         typed = click.prompt(

@@ -7,12 +7,13 @@ not be reported as forty thousand bad devices.
     OPEN      everything flows
     SLOWED    several faults in a row: at most 8 calls fly, so that an outage finds few batches in the air
     PROBING   an outage: no new batch; single probes that burn no attempts
-    PAUSED    the service's quota is used up: single probes, further apart
+    PAUSED    the service's quota is used up: single probes, further apart; or there are no credentials:
+              nothing is sent, and each probe begins with a renewal
     DENIED    credentials, signature or permission refused: renew them once, then probe once
     TRIAL     nothing was accepted yet and everything is poison: find out whether it is the request
-    STOPPED   for good, in this process; the reason is `reason`
+    STOPPED   for good, in this process
 
-All of it but the learned rate lives and dies with the process.
+`reason` says why it is not open. All of it but the learned rate lives and dies with the process.
 """
 
 from __future__ import annotations
@@ -32,8 +33,9 @@ ODD_LIMIT = 5
 """Answers in a row that no service of this kind gives: redirects, a proxy's 403 with no modelled code."""
 HELD_LIMIT = 5
 """Poisoned batches before any acceptance that make one of them a trial."""
-_PROBE_FIRST_S = {"probing": 0.5, "paused": 2.0, "denied": 0.0}
-_PROBE_CAP_S = {"probing": 10.0, "paused": 60.0, "denied": 0.0}
+_PROBE_S = {"probing": (0.5, 10.0), "paused": (2.0, 60.0), "denied": (0.0, 0.0)}  # (first, longest)
+_RENEW_S = (1.0, 30.0)
+"""The same for a lane that waits for credentials: an operator who logs in again should see it go on."""
 
 
 class LaneState(enum.Enum):
@@ -91,6 +93,9 @@ class LanePolicy:
     """Whether this run ever had a task accepted here; until then poison is held back."""
     state: LaneState = LaneState.OPEN
     reason: str | None = None
+    """Why the lane is not open, for people; None while it is."""
+    lacks_credentials: bool = False
+    """Whether nothing can be sent before a renewal succeeds."""
     last_good_s: float = field(init=False)
     faults: int = 0
     probes: int = 0
@@ -123,12 +128,16 @@ class LanePolicy:
             self._good(answer, now_s)
         elif answer.kind is Kind.DENIED:
             self._denied(answer, now_s)
+        elif answer.kind in (Kind.EXPIRED, Kind.NO_CREDENTIALS):
+            self._without_credentials(answer, now_s)
+        elif self.lacks_credentials:
+            pass  # sent before: what it says of the service will be heard again
         elif answer.pace is Pace.FAULT:
             self._fault(answer, now_s)
         elif self.state is LaneState.TRIAL:
             pass  # a trial waits a throttle or a quota out, as long as there is patience
         elif answer.pace is Pace.QUOTA:
-            self._enter(LaneState.PAUSED, now_s)
+            self._enter(LaneState.PAUSED, now_s, f"the service's quota is used up ({_said(answer)})")
         else:
             self.faults = 0
             self._enter(LaneState.OPEN, now_s)  # it throttles, so it lives
@@ -140,7 +149,7 @@ class LanePolicy:
         self._renewed = False
         if answer.kind is Kind.ACCEPTED:
             self.proven = True
-        if self.state is not LaneState.TRIAL:
+        if self.state is not LaneState.TRIAL and not self.lacks_credentials:
             self._enter(LaneState.OPEN, now_s)
 
     def _fault(self, answer: Answer, now_s: float) -> None:
@@ -150,20 +159,40 @@ class LanePolicy:
         elif self.state is LaneState.TRIAL:
             pass
         elif self.faults >= PROBE_AFTER or not self.is_flowing:
-            self._enter(LaneState.PROBING, now_s)
+            self._enter(LaneState.PROBING, now_s, f"{self.faults} faults in a row ({_said(answer)})")
         elif self.faults >= SLOWED_AFTER:
-            self._enter(LaneState.SLOWED, now_s)
+            self._enter(LaneState.SLOWED, now_s, f"{self.faults} faults in a row ({_said(answer)})")
 
     def _denied(self, answer: Answer, now_s: float) -> None:
         self.faults += 1
         if self._renewed:
             self.stop(f"the service refuses our credentials or permissions ({_said(answer)})")
         elif self.state not in (LaneState.DENIED, LaneState.TRIAL):
-            self._enter(LaneState.DENIED, now_s)
+            self._enter(LaneState.DENIED, now_s, f"refused, so credentials are renewed ({_said(answer)})")
+
+    def _without_credentials(self, answer: Answer, now_s: float) -> None:
+        """Wait for credentials: nobody's fault, so no fault of the service is counted."""
+        if self.lacks_credentials and not self.is_flowing:
+            return  # on its way before the lane was paused; what a renewal says comes after `renewed`
+        self.lacks_credentials = True
+        reason = answer.message or _said(answer)
+        if answer.kind is Kind.EXPIRED:
+            reason = f"the service says that the credentials expired ({_said(answer)})"
+        if self.state is LaneState.TRIAL:
+            self.reason = reason
+            return
+        self._enter(LaneState.PAUSED, now_s, reason, between_s=_RENEW_S)
+        if not self._renewed:
+            self.next_probe_s, self.probes = now_s, 0  # the first renewal comes at once
 
     def renewed(self) -> None:
         """Note that credentials and clock were renewed: the next refusal is final."""
         self._renewed = True
+        self.lacks_credentials = False
+
+    def patience_left_s(self, now_s: float) -> float:
+        """Return the seconds until the lane stops if nothing good comes."""
+        return max(0.0, self.last_good_s + self.patience_s - now_s)
 
     def check_patience(self, answer: Answer | None, now_s: float) -> None:
         """Stop the lane when nothing good came for `patience_s`."""
@@ -175,12 +204,14 @@ class LanePolicy:
     def begin_trial(self) -> None:
         """Nothing was accepted and enough is poison: one batch will tell why."""
         self._move(LaneState.TRIAL)
+        self.reason = "nothing was accepted yet: one batch is tried device by device"
 
     def end_trial(self, *, accepted: bool, now_s: float, because: str) -> None:
         """Open the lane, or stop it: no device of the tried batch was accepted."""
         if self.state is not LaneState.TRIAL:
             return
         if accepted:
+            self.lacks_credentials = False
             self._enter(LaneState.OPEN, now_s)
         else:
             self.stop(because)
@@ -193,13 +224,21 @@ class LanePolicy:
 
     def probe_in_s(self, now_s: float) -> float:
         """Return the seconds until the next probe, never beyond the lane's patience."""
-        return max(0.0, min(self.next_probe_s, self.last_good_s + self.patience_s) - now_s)
+        return min(max(0.0, self.next_probe_s - now_s), self.patience_left_s(now_s))
 
-    def _enter(self, state: LaneState, now_s: float) -> None:
+    def _enter(
+        self,
+        state: LaneState,
+        now_s: float,
+        reason: str | None = None,
+        *,
+        between_s: tuple[float, float] | None = None,
+    ) -> None:
+        self.reason = reason
         if state in FLOWING:
             self.probes = 0
         elif state is not self.state or now_s >= self.next_probe_s:  # stragglers of the flow are no probes
-            first, cap = _PROBE_FIRST_S[state.value], _PROBE_CAP_S[state.value]
+            first, cap = between_s or _PROBE_S[state.value]
             self.next_probe_s = now_s + min(cap, first * 2.0 ** min(self.probes, 20))
             self.probes += 1
         if state is not self.state:

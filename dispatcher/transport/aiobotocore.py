@@ -10,6 +10,7 @@ for us is done here, each found by measurement:
 - It maps a reset after sending and a refused connection to the same error: the cause tells them apart.
 - A truncated or empty body with status 200 comes back as an empty success: only a task id is one.
 - Environment and profiles can redirect the endpoint: only our own setting can.
+- It refreshes credentials inside the call that needs them: `credentials` does that beside the calls.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import datetime
 import email.utils
 import os
 import time
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -31,12 +33,15 @@ from botocore import exceptions as sdk
 from botocore.parsers import ResponseParserError
 from yarl import URL
 
-from dispatcher.errors import UsageError
+from dispatcher.clock import SystemClock
+from dispatcher.errors import DispatcherError, UsageError
 from dispatcher.manifest import is_loopback
 from dispatcher.model import Answer, Kind
 from dispatcher.plan import SYSTEM_TAG_RUN, SYSTEM_TAG_TOKEN
 from dispatcher.redact import redacted
 from dispatcher.transport.base import MAX_BODY_BYTES, TaskView, answer_for, clean
+from dispatcher.transport.chain import Chain, KeptCredentials, NothingFound, has_credentials, words
+from dispatcher.transport.credentials import CredentialKeeper, Found, NoCredentials
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,16 +49,9 @@ if TYPE_CHECKING:
     from dispatcher.checkpoint.base import Plan
 
 SERVICE = "snow-device-management"
-_CREDENTIAL_ERRORS = (
-    sdk.NoCredentialsError,
-    sdk.PartialCredentialsError,
-    sdk.CredentialRetrievalError,
-    sdk.NoAuthTokenError,
-    sdk.SSOError,
-    sdk.TokenRetrievalError,
-    sdk.MetadataRetrievalError,
-    sdk.RefreshWithMFAUnsupportedError,
-)
+_has_credentials, _words = has_credentials, words
+_STAND_IN = SimpleNamespace(access_key="emulator", secret_key="emulator", token=None)  # noqa: S106
+"""An emulator on this host takes any credentials, and IMDS need not be asked for some."""
 _NOT_SENT = (sdk.ConnectTimeoutError, sdk.SSLError, sdk.ProxyConnectionError)
 _SKEW_S = 60.0
 """Clock differences below this are not worth correcting; the service allows five minutes."""
@@ -74,32 +72,59 @@ class AiobotocoreTransport:
         self._plan = plan
         self._max_in_flight = max_in_flight
         self._timeout_s = attempt_timeout_s
-        self._profile = profile
+        self._chain = Chain(profile, region=plan.region)
+        self._keeper = CredentialKeeper(self._find_credentials, clock=SystemClock())
+        self._session = AioSession(profile=profile)
         self._stack = contextlib.AsyncExitStack()
         self._client: Any = None
         self._constant: dict[str, Any] = {"command": {plan.command: {}}}
         if plan.description is not None:
             self._constant["description"] = plan.description
+        self._profile = profile
+        self._is_stand_in = False
         self._skew_s = 0.0
         self._auth = type("SkewedAuth", (_SkewedAuth,), {"skew_s": 0.0})
 
     async def open(self) -> None:
-        """Make the client. Raises `UsageError` where the AWS configuration cannot be used."""
-        session = AioSession(profile=self._profile)
+        """Find credentials and make the client. Raises `UsageError` where either cannot be done."""
         try:
-            options = self._client_options(session)
+            self._is_stand_in = self._is_local and not _has_credentials(self._session, self._profile)
+            await self._keeper.renew()
+            kept = KeptCredentials(self._keeper.use)
+            self._session.register_component("credential_provider", kept)
             botocore.auth.AUTH_TYPE_MAPS[self._auth_name] = self._auth
             self._client = await self._stack.enter_async_context(
-                session.create_client(SERVICE, region_name=self._plan.region, **options)
+                self._session.create_client(SERVICE, region_name=self._plan.region, **self._client_options())
             )
+        except NoCredentials as error:
+            raise UsageError(error.message, hint=error.hint) from None
         except (sdk.BotoCoreError, ValueError) as error:
             raise UsageError(f"the AWS configuration cannot be used: {_words(error)}") from error
+
+    @property
+    def refusal(self) -> DispatcherError | None:
+        return self._keeper.refusal
+
+    async def _find_credentials(self) -> Found:
+        """Fetch credentials, and ask for their account where it would tell that it is another one."""
+        if self._is_stand_in:
+            return Found(_STAND_IN, "none")
+        try:
+            found = await self._chain.fetch()
+        except NothingFound:
+            self._is_stand_in = self._is_local and self._keeper.current is None
+            if not self._is_stand_in:
+                raise
+            return Found(_STAND_IN, "none")
+        if found.account is None and self._keeper.account is not None and self._plan.endpoint_url is None:
+            found.account = await self._account_of(found)
+        return found
 
     @property
     def _auth_name(self) -> str:
         return f"v4-dispatcher-{id(self):x}"
 
-    def _client_options(self, session: AioSession) -> dict[str, Any]:
+    def _client_options(self) -> dict[str, Any]:
         options: dict[str, Any] = {
             "config": AioConfig(
                 retries={"total_max_attempts": 1, "mode": "standard"},
@@ -115,9 +140,6 @@ class AiobotocoreTransport:
         }
         if self._plan.endpoint_url is not None:
             options["endpoint_url"] = self._plan.endpoint_url
-        if self._is_local and not _has_credentials(session, self._profile):
-            # An emulator on this host takes any credentials, and IMDS need not be asked for some.
-            options.update(dict.fromkeys(("aws_access_key_id", "aws_secret_access_key"), "emulator"))
         return options
 
     @property
@@ -126,22 +148,28 @@ class AiobotocoreTransport:
         return url is not None and is_loopback(URL(url).host or "")
 
     async def close(self) -> None:
+        await self._keeper.close()
         await self._stack.aclose()
         botocore.auth.AUTH_TYPE_MAPS.pop(self._auth_name, None)
 
-    async def renew(self) -> None:
+    async def renew(self) -> Answer | None:
         """Resolve the credential chain anew, and sign by the service's clock if ours is off."""
         if abs(self._skew_s) >= _SKEW_S:
             self._auth.skew_s = self._skew_s  # type: ignore[attr-defined]
-        await self._stack.aclose()
-        self._stack = contextlib.AsyncExitStack()
-        self._client = None
-        with contextlib.suppress(UsageError):  # the next attempt says that there is no client
-            await self.open()
+        try:
+            await self._keeper.renew()
+        except NoCredentials as error:
+            return _unsigned(error)
+        return None
 
     async def create_task(self, targets: Sequence[str], client_token: str) -> Answer:
-        if self._client is None:
-            return Answer(kind=Kind.DENIED, code="NoClient", message="the AWS configuration cannot be used")
+        keeper = self._keeper
+        if not keeper.is_fresh:
+            try:
+                keeper.check()
+            except NoCredentials as error:
+                return _unsigned(error)
+        used = keeper.use()
         parameters = {"targets": list(targets), "clientToken": client_token, **self._constant}
         tags = self._tags(client_token)
         if tags:
@@ -154,7 +182,10 @@ class AiobotocoreTransport:
                 kind=Kind.NO_REPLY, code="Timeout", message=f"no answer within {self._timeout_s:g} s"
             )
         except sdk.ClientError as error:
-            return self._refused(error, targets)
+            answer = self._refused(error, targets)
+            if answer.kind is Kind.EXPIRED:
+                keeper.reject(used)
+            return answer
         except Exception as error:  # noqa: BLE001  (whatever the SDK raises is an answer, never a crash)
             return _failed(error)
         return _success(response)
@@ -189,13 +220,27 @@ class AiobotocoreTransport:
         )
 
     async def identity(self) -> str | None:
-        """Return the caller's account from STS; None on other endpoints than AWS's, or where it fails."""
+        """Return the caller's account, by STS or else by the credentials; None where it is not AWS's."""
         if self._plan.endpoint_url is not None:
             return None
-        session = AioSession(profile=self._profile)
+        account = await self._account_of(self._keeper.use())
+        self._keeper.account = self._keeper.account or account
+        return account or self._keeper.account
+
+    async def _account_of(self, found: Found) -> str | None:
+        """Ask STS whose credentials these are; None where it cannot be had."""
         config = AioConfig(ignore_configured_endpoint_urls=True, connect_timeout=5, read_timeout=5)
+        frozen = found.frozen
+        signed = self._session.create_client(
+            "sts",
+            region_name=self._plan.region,
+            config=config,
+            aws_access_key_id=frozen.access_key,
+            aws_secret_access_key=frozen.secret_key,
+            aws_session_token=frozen.token,
+        )
         try:
-            async with session.create_client("sts", region_name=self._plan.region, config=config) as client:
+            async with signed as client:
                 return str((await client.get_caller_identity())["Account"])
         except Exception:  # noqa: BLE001  (the first call says what is wrong with the credentials)
             return None
@@ -275,8 +320,6 @@ def _success(response: dict[str, Any]) -> Answer:
 def _failed(error: Exception) -> Answer:
     """Classify what the SDK raised instead of an answer: was anything sent?"""
     code = type(error).__name__
-    if isinstance(error, _CREDENTIAL_ERRORS):
-        return Answer(kind=Kind.DENIED, code=code, message=_words(error))
     if isinstance(error, ResponseParserError):
         return Answer(kind=Kind.UNREADABLE, code=code, message=_words(error))
     if isinstance(error, sdk.EndpointConnectionError):
@@ -299,9 +342,10 @@ def _is_mid_flight(cause: Exception) -> bool:
     )
 
 
-def _words(error: Exception) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return redacted(clean(text, 300)) or ""
+def _unsigned(error: NoCredentials) -> Answer:
+    """Nothing can be signed: the lane waits, or stops where waiting is no use."""
+    kind = Kind.DENIED if error.is_final else Kind.NO_CREDENTIALS
+    return Answer(kind=kind, code="NoCredentials", message=str(error))
 
 
 def _date_of(meta: dict[str, Any]) -> float | None:
@@ -310,13 +354,6 @@ def _date_of(meta: dict[str, Any]) -> float | None:
         return email.utils.parsedate_to_datetime(text).timestamp() if text else None
     except (TypeError, ValueError):
         return None
-
-
-def _has_credentials(session: AioSession, profile: str | None) -> bool:
-    """Whether credentials are configured without asking the network for them."""
-    if profile or os.environ.get("AWS_ACCESS_KEY_ID") or os.environ.get("AWS_PROFILE"):
-        return True
-    return "default" in session.available_profiles
 
 
 def configured_region(profile: str | None) -> str | None:

@@ -13,6 +13,8 @@ from dispatcher.model import Answer, Kind
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from dispatcher.errors import DispatcherError
+
 MAX_BODY_BYTES = 1 << 20
 """What is read of one answer at the most; a CreateTask answer has some hundred bytes."""
 
@@ -21,13 +23,14 @@ _DENIED_CODES = frozenset(
     {
         "AccessDeniedException", "AccessDenied", "UnauthorizedException", "UnauthorizedOperation",
         "UnrecognizedClientException", "InvalidClientTokenId", "InvalidAccessKeyId", "AuthFailure",
-        "ExpiredToken", "ExpiredTokenException", "RequestExpired", "RequestTimeTooSkewed",
+        "RequestExpired", "RequestTimeTooSkewed",
         "InvalidSignatureException", "SignatureDoesNotMatch", "IncompleteSignature",
         "IncompleteSignatureException", "MissingAuthenticationToken", "MissingAuthenticationTokenException",
         "OptInRequired", "NotAuthorized",
     }
 )  # fmt: skip
 """Refusals of the caller, not of the request (AWS's common errors, botocore's own lists)."""
+_EXPIRED_CODES = frozenset({"ExpiredToken", "ExpiredTokenException"})
 _TOKEN_REUSED = re.compile(r"idempoten|\btoken\b|client[ _-]?token", re.IGNORECASE)
 
 
@@ -44,14 +47,24 @@ class TaskView(NamedTuple):
 class Transport(Protocol):
     """Calls of one lane. Never raises for what the network or the service does."""
 
+    @property
+    def refusal(self) -> DispatcherError | None:
+        """Why nothing may ever be sent here again: the credentials became another account's."""
+
     async def create_task(self, targets: Sequence[str], client_token: str) -> Answer:
-        """Make one attempt, once, within the attempt's deadline."""
+        """Make one attempt, once, within the attempt's deadline.
+
+        `Kind.NO_CREDENTIALS` alone means that nothing was sent.
+        """
 
     async def describe_task(self, task_id: str) -> TaskView | None:
         """Look a task up; None where it cannot be had."""
 
-    async def renew(self) -> None:
-        """Fetch credentials anew and correct the clock, as far as that can be done."""
+    async def renew(self) -> Answer | None:
+        """Fetch credentials anew and correct the clock; None, or why there are no credentials to send with.
+
+        That is NO_CREDENTIALS where waiting may help, and DENIED where it cannot.
+        """
 
     async def close(self) -> None: ...
 
@@ -78,6 +91,8 @@ def _kind_for(status: int, code: str | None, message: str | None, targets: Seque
     refused = 400 <= status < 500
     if refused and code in _DENIED_CODES:
         return Kind.DENIED
+    if refused and code in _EXPIRED_CODES:
+        return Kind.EXPIRED
     if refused and _speaks_of_reused_token(code, message, targets):
         return Kind.MISMATCH
     if refused and code == "ThrottlingException":

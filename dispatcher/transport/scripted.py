@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from dispatcher.model import Answer
 
 if TYPE_CHECKING:
+    from dispatcher.errors import DispatcherError
     from dispatcher.transport.base import TaskView
 
 Script = Callable[[Sequence[str], str], Answer | Awaitable[Answer]]
@@ -21,6 +22,7 @@ class ScriptedTransport:
         self._script = script
         self._describe = describe
         self.renewals = 0
+        self.refusal: DispatcherError | None = None
         self.in_flight = 0
         self.max_in_flight = 0
 
@@ -36,8 +38,9 @@ class ScriptedTransport:
     async def describe_task(self, task_id: str) -> TaskView | None:
         return self._describe(task_id) if self._describe else None
 
-    async def renew(self) -> None:
+    async def renew(self) -> Answer | None:
         self.renewals += 1
+        return None
 
     async def close(self) -> None:
         """Nothing to close."""

@@ -74,6 +74,15 @@ def test_run_and_resume(done: tuple[Site, Service, str]) -> None:
     documented("run", [*SUMMARY_KEYS, "error"])
 
 
+def test_doctor(done: tuple[Site, Service, str]) -> None:
+    site, service, manifest = done
+    found = one(site, "doctor", manifest, "--endpoint-url", service.url)
+    assert list(found) == ["run", "ok", "checks", "policy", "exit"]
+    keys = ["name", "verdict", "message", "hint"]
+    assert all(list(check) == keys for check in found["checks"])
+    documented("doctor", [*found, *keys, "ok", "warn", "fail", "skip"])
+
+
 def test_status_and_runs(done: tuple[Site, Service, str]) -> None:
     site, _, _ = done
     found = one(site, "status", "fleet")
@@ -108,9 +117,15 @@ def test_emulator(site: Site) -> None:
     documented("emulator", ["url"])
 
 
+def test_completion(site: Site) -> None:
+    assert list(one(site, "completion", "bash")) == ["shell", "script"]
+    documented("completion", ["shell", "script"])
+
+
 FAILING: dict[str, Callable[[str], list[str]]] = {
     "plan": lambda manifest: ["plan", manifest + ".none"],
     "run": lambda manifest: ["run", manifest + ".none"],
+    "doctor": lambda manifest: ["doctor", manifest + ".none"],
     "resume": lambda _: ["resume", "nothing"],
     "status": lambda _: ["status", "nothing"],
     "report": lambda _: ["report", "nothing"],

@@ -129,14 +129,29 @@ def test_colours_only_where_they_are_wanted(site: Site, emulate: Emulators) -> N
 
 def test_an_error_is_one_sentence_in_red(site: Site) -> None:
     """Whole, also where it wraps; what the terminal would act on is made visible instead."""
-    (site.folder / "bad.yaml").write_text('name: "x\\e[31m"\ncomand: reboot\ninventory: {path: fleet.csv}\n')
+    (site.folder / "bad.yaml").write_text('name: "x\\e[31m"\ncommand: reboot\ninventory: {targets: [a]}\n')
     terminal = Terminal(site, 80, "plan", "bad.yaml")
     assert terminal.end() == 2
     text = "".join(line.ljust(80) for line in terminal.lines())  # the terminal's own wrapping
     assert text.startswith("error: bad.yaml:")
-    assert "did you mean 'command'?" in text
+    assert "the first a letter or digit, not 'x\\x1b[31m'" in text
     assert terminal.raw.startswith(b"\x1b[31merror:\x1b[0m ")
     assert terminal.raw.count(b"\x1b") == 2
+
+
+def test_several_problems_are_listed_under_their_count(site: Site) -> None:
+    """Each wraps at words, indented, so that the eye finds where the next begins."""
+    (site.folder / "bad.yaml").write_text('name: "x\\e[31m"\ncomand: reboot\ninventory: {targets: [a b]}\n')
+    terminal = Terminal(site, 80, "plan", "bad.yaml")
+    assert terminal.end() == 2
+    head, *lines = [line.rstrip() for line in terminal.lines() if line.strip()]
+    assert head == "error: 3 problems, nothing was sent:"
+    assert all(line.startswith("  ") for line in lines)
+    assert [line.split()[0] for line in lines if ": " in line] == [
+        "bad.yaml:1:",
+        "bad.yaml:2:",
+        "inventory.targets:",
+    ]
 
 
 def test_a_large_fleet_is_typed(site: Site) -> None:

@@ -123,6 +123,7 @@ class Bench:
     run: Run | None = None
     pulse_s: float | None = None
     """Off, so that a run in which nothing can happen any more is found out."""
+    transport_type: Callable[..., ScriptedTransport] = ScriptedTransport
 
     def plan(self, devices: Sequence[str], *, system_tags: bool = True) -> None:
         plan = Plan(
@@ -154,7 +155,7 @@ class Bench:
             self._prepared(), settings, Hooks((self.events.append,)), self.clock,
             offload=InlineOffload(), rng=random.Random(1), pulse_s=self.pulse_s,
         )  # fmt: skip
-        self.transport = ScriptedTransport(self.service, describe=describe)
+        self.transport = self.transport_type(self.service, describe=describe)
         side = asyncio.ensure_future(during(self.run)) if during else None
         try:
             return await self.run.go(self.transport), None

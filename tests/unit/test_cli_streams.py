@@ -9,7 +9,7 @@ import click
 import pytest
 
 from dispatcher.cli import EXIT_BUG, cli, main
-from dispatcher.cli.run import _command, _EventLog
+from dispatcher.cli.event_log import EventLog
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,22 +26,14 @@ def test_a_torn_line_does_not_spoil_the_next(tmp_path: Path, monkeypatch: pytest
             raise OSError(28, "No space left on device")
         return real(fd, data[:some])
 
-    monkeypatch.setattr("dispatcher.cli.run.note", said.append)
-    with _EventLog(str(tmp_path / "log")) as log:
+    monkeypatch.setattr("dispatcher.cli.event_log.note", said.append)
+    with EventLog(str(tmp_path / "log")) as log:
         monkeypatch.setattr(os, "write", scarce)
         for line in ("first", "second", "third"):
             log.append(line)
         monkeypatch.undo()
     assert (tmp_path / "log").read_text().splitlines() == ["firs", "third"]
     assert len(said) == 1
-
-
-def test_the_next_command_means_the_same_run() -> None:
-    """The key and what else makes the run go along, quoted for a shell; the pace does not."""
-    options = {"run_key": "to night", "endpoint_url": None, "checkpoint": "/x/a b.db", "rate_per_s": 5.0}
-    assert _command("run", "my fleet.yaml", options) == (
-        "dispatcher run 'my fleet.yaml' --checkpoint '/x/a b.db' --run-key 'to night'"
-    )
 
 
 def test_a_broken_pipe_inside_is_a_bug(
@@ -58,3 +50,20 @@ def test_a_broken_pipe_inside_is_a_bug(
         main(["runs"])
     assert end.value.code == EXIT_BUG
     assert "a bug in the dispatcher" in capsys.readouterr().err
+
+
+def test_it_is_a_bug_though_nobody_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stdout without a reader excuses what prints help, and nothing that was to do something."""
+
+    @click.command()
+    def broken() -> None:
+        raise BrokenPipeError(32, "Broken pipe")
+
+    monkeypatch.setattr(type(cli), "get_command", lambda *_: broken)
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as stdout:
+        monkeypatch.setattr("sys.stdout", stdout)
+        with pytest.raises(SystemExit) as end:
+            main(["runs"])
+    assert end.value.code == EXIT_BUG

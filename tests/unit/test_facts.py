@@ -20,6 +20,8 @@ TABLE = {
     Kind.MISMATCH: ("unknown", "ok"),
     Kind.ODD: ("unknown", "fault"),
     Kind.DENIED: ("no", "fault"),
+    Kind.EXPIRED: ("no", "fault"),
+    Kind.NO_CREDENTIALS: ("no", "fault"),
 }
 
 
@@ -81,8 +83,6 @@ def test_status_and_code_decide(status: int, code: str | None, expected: Kind) -
     [
         ("InvalidClientTokenId", "The security token included in the request is invalid."),
         ("UnrecognizedClientException", "The security token included in the request is invalid."),
-        ("ExpiredTokenException", "The security token included in the request is expired"),
-        ("ExpiredToken", "The provided token has expired."),
         ("InvalidSignatureException", "Signature expired: 20261123T000000Z is now earlier"),
         ("MissingAuthenticationTokenException", "Missing Authentication Token"),
         ("IncompleteSignatureException", None),
@@ -95,6 +95,20 @@ def test_bad_credentials_are_denied_though_they_speak_of_tokens(
 ) -> None:
     """A session token is not a client token: the lane renews its credentials, the batch is not parked."""
     assert kind(status, code, message) is Kind.DENIED
+
+
+@pytest.mark.parametrize("status", [400, 401, 403])
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("ExpiredTokenException", "The security token included in the request is expired"),
+        ("ExpiredToken", "The provided token has expired."),
+        ("ExpiredToken", None),
+    ],
+)
+def test_an_expired_session_token_is_told_from_a_refusal(status: int, code: str, message: str | None) -> None:
+    """New credentials may come while the run waits; a permission that is missing stops it."""
+    assert kind(status, code, message) is Kind.EXPIRED
 
 
 @pytest.mark.parametrize(

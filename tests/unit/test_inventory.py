@@ -257,7 +257,7 @@ def test_inline_targets_are_checked_like_rows(tmp_path: Path) -> None:
     assert caught.value.message.startswith("inventory.targets: target 2: has no id; target 3: the id 'x y'")
     ids, report = read_spec(tmp_path, bad, skip=True)
     assert (ids, report.bad_rows) == (["smd-b"], 2)
-    with pytest.raises(ManifestError, match=r"inventory\.targets: names no devices: 1 bad rows were skipped"):
+    with pytest.raises(ManifestError, match=r"inventory\.targets: names no devices: 1 bad row skipped"):
         read_spec(tmp_path, InventorySpec(targets=[""]), skip=True)
 
 

@@ -249,8 +249,8 @@ def test_a_file_without_permission_is_refused(tmp_path: Path) -> None:
     assert "cannot be read: Permission denied" in refusal(path).message
 
 
-def test_all_problems_are_told_at_once_and_five_are_spelled_out(tmp_path: Path) -> None:
-    """One reading tells everything: five problems in words, each with its line, the rest counted."""
+def test_all_problems_are_told_at_once(tmp_path: Path) -> None:
+    """One reading tells everything, each problem with its line; in a list each names the file too."""
     text = "nmae: n\ncommand: reboots\nregion: x\naccount: y\nlimits:\n  burst: 0\n  rate_per_s: -1\n"
     error = refusal(write(tmp_path, text))
     assert (error.line, error.key) == (1, "nmae")
@@ -261,7 +261,38 @@ def test_all_problems_are_told_at_once_and_five_are_spelled_out(tmp_path: Path) 
         "line 6: limits.burst: ",
     ):
         assert part in error.message
-    assert error.message.endswith("; and 3 more")
+    assert error.count == len(error.problems) == 7
+    assert error.problems[1].startswith(f"{tmp_path / 'm.yaml'}:2: command: must be reboot or unlock")
+
+
+def test_twenty_problems_are_spelled_out(tmp_path: Path) -> None:
+    """A file that is no manifest at all does not fill the screen."""
+    text = BASE + "".join(f"key{number}: x\n" for number in range(30))
+    error = refusal(write(tmp_path, text))
+    assert error.count == 30
+    assert len(error.problems) == 21
+    assert error.message.endswith("; and 10 more")
+
+
+@pytest.mark.parametrize("name", ["m.json", "m.toml"])
+def test_a_number_of_too_many_digits_is_refused_in_our_words(tmp_path: Path, name: str) -> None:
+    """Python's advice to raise its limit is no advice to an operator."""
+    text = {"m.json": '{"a": %s}', "m.toml": "a = %s"}[name] % ("9" * 5000)
+    assert refusal(write(tmp_path, text, name)).message.endswith("a number has too many digits")
+
+
+def test_a_part_of_a_key_is_a_near_miss(tmp_path: Path) -> None:
+    """`rate` and `timeout` are what people write."""
+    message = refusal(write(tmp_path, BASE + "limits: {rate: 1, timeout: 2}\n")).message
+    assert "did you mean 'rate_per_s'?" in message
+    assert "did you mean 'attempt_timeout_s'?" in message
+
+
+def test_one_slip_is_one_problem(tmp_path: Path) -> None:
+    """A misspelt key that must be there is not missing as well."""
+    error = refusal(write(tmp_path, BASE.replace("command", "comand")))
+    assert error.count == 1
+    assert error.message.endswith("comand: unknown key, did you mean 'command'?")
 
 
 def test_missing_keys_are_named(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from dispatcher.errors import UsageError
 from dispatcher.manifest import InventorySpec, Limits, Manifest
+from dispatcher.manifest_text import Written
 from dispatcher.model import Command
 from dispatcher.settings import TOKEN_WINDOW_S, Settings, unknown_variables
 
@@ -86,3 +87,60 @@ def test_a_misspelt_variable_is_warned_of() -> None:
     """It is no setting, so it cannot be an error; but it is not passed over in silence."""
     (warning,) = unknown_variables({"DISPATCHER_RATE_PERS": "1", "DISPATCHER_YES": "1"})
     assert "DISPATCHER_RATE_PER_S" in warning
+
+
+def test_every_problem_of_every_source_is_told_at_once(tmp_path: Path) -> None:
+    """Settings file, environment and flags: one look tells what is to be put right, in that order."""
+    config = tmp_path / "s.toml"
+    config.write_text("burst = 0\nrat_per_s = 1\n")
+    with pytest.raises(UsageError) as caught:
+        Settings.layered(
+            flags={"rate_per_s": Written("fast"), "limit": 0, "yes": True},
+            environment={"DISPATCHER_YES": "1", "DISPATCHER_PATIENCE_S": "-1", "DISPATCHER_BURST": "3"},
+            config=config,
+        )
+    problems = [line.removeprefix(f"{tmp_path}/") for line in caught.value.problems]
+    assert [line.partition(": must")[0].partition(": unknown")[0] for line in problems] == [
+        "s.toml: burst",
+        "s.toml: rat_per_s",
+        "DISPATCHER_YES",
+        "DISPATCHER_PATIENCE_S",
+        "--rate",
+        "--limit",
+    ]
+    assert caught.value.count == 6
+    assert caught.value.message.startswith("6 problems: ")
+
+
+def test_a_flag_in_words_stands_for_a_number() -> None:
+    """The command line hands texts on, so that the schema says what is wrong with them."""
+    found = Settings.layered(flags={"rate_per_s": Written("2.5"), "burst": Written("3")}, environment={})
+    assert (found.rate_per_s, found.burst) == (2.5, 3)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "words"),
+    [
+        ("state_dir", "{here}/file", "file is not a folder"),
+        ("state_dir", "{here}/file/below/it", "file is not a folder"),
+        ("state_dir", "/dev/null", "/dev/null is not a folder"),
+        ("state_dir", "~nobody-at-all/x", "home folder that is not known"),
+        ("checkpoint", "{here}/file/c.db", "file is not a folder"),
+        ("checkpoint", "~nobody-at-all/c.db", "home folder that is not known"),
+        ("checkpoint", "x" * 256, "at most 255 bytes"),
+    ],
+)
+def test_a_place_that_cannot_be_is_named(tmp_path: Path, key: str, value: str, words: str) -> None:
+    """The error names who said so, before anything is looked for there."""
+    (tmp_path / "file").touch()
+    environment = {f"DISPATCHER_{key.upper()}": value.format(here=tmp_path)}
+    settings = Settings.layered(flags={}, environment=environment)
+    with pytest.raises(UsageError, match=words) as caught:
+        settings.resolve()
+    assert caught.value.message.startswith(f"DISPATCHER_{key.upper()}: ")
+
+
+def test_a_place_that_is_not_there_yet_is_fine(tmp_path: Path) -> None:
+    """Folders are made when they are needed."""
+    found = Settings(state_dir=tmp_path / "a" / "b", checkpoint=tmp_path / "c" / "d.db").resolve()
+    assert found.state_dir == tmp_path / "a" / "b"

@@ -19,16 +19,17 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "dispatcher"
 
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("model", "errors", "clock", "redact"),
+    ("model", "errors", "hints", "clock", "redact"),
     ("policy", "plan", "spool", "observe"),
     (
         *("settings", "manifest", "manifest_schema", "manifest_text"),
         *("inventory", "inventory_jsonl", "inventory_rows", "inventory_source", "inventory_table"),
+        "intake",
     ),
     ("admission", "checkpoint", "transport"),
     ("engine", "flow", "feed", "flight", "sender", "trial"),
     ("run", "pulse", "prepare", "preview", "report", "diff", "intent", "locate", "status"),
-    ("library",),
+    ("library", "doctor"),
     ("cli",),
     ("__main__",),
 )
@@ -148,7 +149,9 @@ def test_the_sdk_is_imported_in_one_place() -> None:
         if {found.name.split(".")[0] for found in imports_of(TREES[module]) if not found.for_types_only} & SDK
     }
     assert {module for module in users if not is_under(module, "emulator")} == {
-        "dispatcher.transport.aiobotocore"
+        "dispatcher.transport.aiobotocore",
+        "dispatcher.transport.chain",
+        "dispatcher.transport.inspecting",
     }
 
 

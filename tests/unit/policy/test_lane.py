@@ -214,7 +214,7 @@ STEPS = st.lists(
 @settings(max_examples=150, deadline=None)
 @given(steps=STEPS, proven=st.booleans())
 def test_no_walk_leaves_the_table(steps: list[tuple[Kind | str, int, float]], proven: bool) -> None:
-    """Any answers at any instants: no illegal move, stopped for good with a reason, probes in range."""
+    """Any answers at any instants: no illegal move, a reason whenever it is not open, probes in range."""
     policy = lane(proven=proven, patience_s=300.0)
     now_s = 100.0
     for what, times, later_s in steps:
@@ -230,6 +230,54 @@ def test_no_walk_leaves_the_table(steps: list[tuple[Kind | str, int, float]], pr
             policy.end_trial(accepted=what == "opens", now_s=now_s, because="why")
         if was is LaneState.STOPPED:
             assert policy.state is LaneState.STOPPED
-        assert (policy.reason is not None) is (policy.state is LaneState.STOPPED)
+        assert (policy.reason is None) is (policy.state is LaneState.OPEN)
         assert 0.0 <= policy.probe_in_s(now_s) <= 60.0 + 1e-6
         assert 1 <= policy.window <= 64
+
+
+def test_credentials_that_are_missing_pause_a_lane() -> None:
+    """The first renewal comes at once, the next from a second to half a minute apart."""
+    policy = lane()
+    assert feed(policy, Kind.NO_CREDENTIALS) is LaneState.PAUSED
+    assert (policy.lacks_credentials, policy.reason, policy.faults) == (True, "said", 0)
+    now_s, waits = 100.0, []
+    for _ in range(8):
+        waits.append(policy.probe_in_s(now_s))
+        now_s += waits[-1]
+        policy.renewed()
+        assert not policy.lacks_credentials
+        feed(policy, Kind.NO_CREDENTIALS, now_s=now_s)
+    assert waits == [0.0, 1.0, 2.0, 4.0, 8.0, 16.0, 30.0, 30.0]
+    policy.renewed()
+    assert feed(policy, Kind.ACCEPTED, now_s=now_s) is LaneState.OPEN
+    assert policy.reason is None
+
+
+@pytest.mark.parametrize("kind", [*GOOD, *FAULTS, Kind.THROTTLED, Kind.QUOTA, Kind.EXPIRED])
+def test_an_answer_to_an_earlier_call_brings_no_credentials(kind: Kind) -> None:
+    """What was sent before they expired comes home later: the lane stays paused until they are renewed."""
+    policy = lane()
+    feed(policy, Kind.EXPIRED)
+    assert feed(policy, kind, 30) is LaneState.PAUSED
+    assert policy.lacks_credentials
+    assert policy.reason == "the service says that the credentials expired (Code: said)"
+
+
+def test_expired_again_after_a_renewal_is_a_pause_and_no_end() -> None:
+    """The next login may bring better ones; a permission that is missing does not come by waiting."""
+    policy = lane()
+    feed(policy, Kind.EXPIRED)
+    policy.renewed()
+    assert feed(policy, Kind.EXPIRED) is LaneState.PAUSED
+    assert policy.probe_in_s(100.0) > 0
+    policy.renewed()
+    assert feed(policy, Kind.DENIED) is LaneState.STOPPED
+
+
+def test_patience_left_is_what_a_nap_may_take() -> None:
+    """It counts from the last good answer, and never below nothing."""
+    policy = lane(patience_s=60.0)
+    assert policy.patience_left_s(110.0) == 50.0
+    feed(policy, Kind.ACCEPTED, now_s=110.0)
+    assert policy.patience_left_s(150.0) == 20.0
+    assert policy.patience_left_s(500.0) == 0.0
