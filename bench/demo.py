@@ -72,7 +72,7 @@ class Demo:
             _say("One receipt per device.")
             self._command("report", "demo", "--format", "csv", "--output", "receipts.csv")
             receipts = self._folder / "receipts.csv"
-            _say(f"{receipts} has the receipts; its first lines:")
+            _say("The first lines of receipts.csv:")
             with receipts.open(encoding="utf-8") as file:
                 _say("".join(f"  {next(file)[:150].rstrip()}\n" for _ in range(3)).rstrip(), gap=False)
             _say("And now the other side's books: the service's own ledger, over HTTP.")
@@ -103,6 +103,8 @@ class Demo:
                 process.wait(5)
             process.kill()
             process.wait()
+            if process.stdout is not None:
+                process.stdout.close()
 
     # Commands
 
