@@ -12,7 +12,7 @@ import click
 import pytest
 
 from bench.__main__ import BENCHMARKS
-from dispatcher.cli import _TO_COME, cli
+from dispatcher.cli import cli
 from tests.e2e.console import File, Step, complaints, fences, masked, parse, play, updated
 from tests.e2e.console_shell import HOME
 
@@ -181,12 +181,12 @@ def inline_commands(text: str) -> Iterator[str]:
 
 @pytest.mark.parametrize("path", PAGES, ids=name_of)
 def test_every_command_spoken_of_parses(path: Path) -> None:
-    """No page names a verb or a flag that does not exist."""
+    """No page names a verb or a flag that does not exist, but for verbs that say that they are to come."""
     for line in inline_commands(text_of(path)):
-        if line.split()[1] not in _TO_COME:
-            try:
-                check_parses(line)
-            except click.UsageError as error:
+        try:
+            check_parses(line)
+        except click.UsageError as error:
+            if " is to come; " not in error.message:
                 pytest.fail(f"{name_of(path)}: `{line}`: {error.format_message()}")
 
 
