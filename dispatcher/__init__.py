@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from dispatcher.checkpoint.backup import Backup
     from dispatcher.errors import (
         CheckpointCorrupt,
         CheckpointError,
@@ -22,21 +23,43 @@ if TYPE_CHECKING:
         RunStopped,
         UsageError,
     )
-    from dispatcher.library import Dispatcher, open_dispatcher
-    from dispatcher.manifest import Inventory, Limits, Manifest
-    from dispatcher.model import Command, Counts, Receipt, Summary
+    from dispatcher.library import (
+        Dispatcher,
+        open_dispatcher,
+    )
+    from dispatcher.manifest import (
+        Inventory,
+        Limits,
+        Manifest,
+    )
+    from dispatcher.model import (
+        Command,
+        Counts,
+        Receipt,
+        Summary,
+    )
     from dispatcher.observe import (
         BatchSettled,
         Event,
+        EventsMissed,
+        Hook,
         LaneChanged,
         RateChanged,
         RunEnded,
+        RunProgressed,
         RunStarted,
         TaskReplayed,
     )
+    from dispatcher.preview import Preview
     from dispatcher.settings import Settings
+    from dispatcher.status import (
+        Doubt,
+        Status,
+        UnreadableRun,
+    )
 
 __all__ = [
+    "Backup",
     "BatchSettled",
     "CheckpointCorrupt",
     "CheckpointError",
@@ -46,27 +69,35 @@ __all__ = [
     "Counts",
     "Dispatcher",
     "DispatcherError",
+    "Doubt",
     "Event",
+    "EventsMissed",
+    "Hook",
     "Inventory",
     "LaneChanged",
     "Limits",
     "Manifest",
     "ManifestError",
     "PlanMismatch",
+    "Preview",
     "RateChanged",
     "Receipt",
     "RunEnded",
     "RunInterrupted",
+    "RunProgressed",
     "RunStarted",
     "RunStopped",
     "Settings",
+    "Status",
     "Summary",
     "TaskReplayed",
+    "UnreadableRun",
     "UsageError",
     "open_dispatcher",
 ]
 
 _HOMES = {
+    "dispatcher.checkpoint.backup": ("Backup",),
     "dispatcher.errors": (
         "CheckpointCorrupt",
         "CheckpointError",
@@ -97,13 +128,22 @@ _HOMES = {
     "dispatcher.observe": (
         "BatchSettled",
         "Event",
+        "EventsMissed",
+        "Hook",
         "LaneChanged",
         "RateChanged",
         "RunEnded",
+        "RunProgressed",
         "RunStarted",
         "TaskReplayed",
     ),
+    "dispatcher.preview": ("Preview",),
     "dispatcher.settings": ("Settings",),
+    "dispatcher.status": (
+        "Doubt",
+        "Status",
+        "UnreadableRun",
+    ),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 

@@ -77,6 +77,7 @@ class Flight:
             code=answer.code if answer and not accepted else None,
             message=_short(answer.message) if answer and not accepted else None,
             resend=resend,
+            targets=self.batch.targets,
         )
 
 

@@ -17,7 +17,7 @@ _FIND = ("config",)
 """What every verb needs to find the state folder again."""
 _DRAIN = (
     *("profile", "limit", "transport", "rate_control"),
-    *("allow_network_fs", "yes", "log_file"),
+    *("allow_network_fs", "yes", "log_file", "metrics", "tracing"),
 )
 """What a resume needs beside that. Endpoint and region are the plan's, and the run id has the key in it."""
 _LIMITS = (

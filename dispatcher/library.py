@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import itertools
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,21 +20,26 @@ from dispatcher.checkpoint.backup import back_up
 from dispatcher.clock import SystemClock
 from dispatcher.errors import DispatcherError, PlanMismatch, UsageError
 from dispatcher.intent import Intent
+from dispatcher.listening import Listeners
 from dispatcher.locate import find_checkpoint
 from dispatcher.model import Command, Summary
-from dispatcher.observe import Hooks
 from dispatcher.prepare import Preparation, Prepared
+from dispatcher.preview import Preview, preview
 from dispatcher.report import open_reader, receipts
 from dispatcher.run import Run
 from dispatcher.settings import Resolved, Settings, check
+from dispatcher.status import Status, UnreadableRun, read_runs, read_status
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterator
+
+    from prometheus_client import CollectorRegistry
 
     from dispatcher.checkpoint.backup import Backup
     from dispatcher.checkpoint.base import Plan
     from dispatcher.diff import Diff
     from dispatcher.manifest import Manifest
+    from dispatcher.metrics import Metrics
     from dispatcher.model import Receipt
     from dispatcher.observe import Hook
     from dispatcher.transport.base import Transport
@@ -42,14 +48,28 @@ if TYPE_CHECKING:
 
 
 class Dispatcher:
-    """Runs manifests by one set of settings; see `open_dispatcher`."""
+    """Runs manifests by one set of settings; see `open_dispatcher`.
 
-    def __init__(self, settings: Settings, *, open_transport: OpenTransport) -> None:
-        """Use `settings`; `open_transport` makes the connection of a lane."""
+    It belongs to the event loop that it was opened on; only `drain` may be called from other threads. Any
+    number of runs may go on at once. Cancelling a call is safe: what was sent is on record.
+    """
+
+    def __init__(
+        self, settings: Settings, *, open_transport: OpenTransport, metrics: Metrics | None = None
+    ) -> None:
+        """Use `settings`; `open_transport` makes the connection of a lane. Needs a running loop."""
+        self._loop = asyncio.get_running_loop()
+        self._pid = os.getpid()
+        self._metrics = metrics
         self._settings = settings
         self._open_transport = open_transport
         self._clock = SystemClock()
         self._runs: set[Run] = set()
+
+    @property
+    def metrics_url(self) -> str | None:
+        """Where metrics are served; None where they are not."""
+        return None if self._metrics is None else self._metrics.url
 
     async def run(
         self,
@@ -63,7 +83,7 @@ class Dispatcher:
 
         Args:
             manifest: the intent.
-            on_event: called with every `observe.Event`.
+            on_event: called with every event, off the loop, or awaited on it; see `observe.Hook`.
             confirm: asked before an edited manifest is applied; raises to decline.
             before: called, in a thread, with the planned run before anything is sent; raises to decline.
 
@@ -72,6 +92,7 @@ class Dispatcher:
             RunStopped: a guard stopped the run (3); the error's `summary` has the counts.
             CheckpointError: the checkpoint cannot be used (4).
         """
+        self._check_place()
         settings = self._settings.resolve(manifest)
         region = settings.region
         if region is None:
@@ -86,6 +107,7 @@ class Dispatcher:
         self, run: str, *, on_event: Hook | None = None, before: Callable[[Run], None] | None = None
     ) -> Summary:
         """Drain the stored plan of `run`, a run id or a checkpoint's path; raises as `run` does."""
+        self._check_place()
         settings = self._settings.resolve()
         path = find_checkpoint(run, settings)
         with _about(path.stem if run == str(path) else run):
@@ -102,19 +124,21 @@ class Dispatcher:
         on_event: Hook | None,
         before: Callable[[Run], None] | None,
     ) -> Summary:
-        run = Run(prepared, settings, Hooks((on_event,) if on_event else ()), self._clock)
-        self._runs.add(run)
-        try:
-            if run.is_complete():
-                return run.already_complete()
-            transport = await self._ready(run, before)
+        name, metrics = prepared.plan.run, self._metrics
+        async with Listeners(name, on_event=on_event, metrics=metrics, tracing=settings.tracing) as listeners:
+            run = listeners.follow(Run(prepared, settings, listeners.hooks, self._clock))
+            self._runs.add(run)
             try:
-                return await run.go(transport)
+                if run.is_complete():
+                    return run.already_complete()
+                transport = await self._ready(run, before)
+                try:
+                    return await run.go(transport)
+                finally:
+                    await transport.close()
             finally:
-                await transport.close()
-        finally:
-            self._runs.discard(run)
-            run.close()
+                self._runs.discard(run)
+                run.close()
 
     async def _ready(self, run: Run, before: Callable[[Run], None] | None) -> Transport:
         """Ask, connect and check the account; where any of it fails, the lease is given back."""
@@ -132,10 +156,49 @@ class Dispatcher:
             raise
         return transport
 
-    def drain(self, exit_code: int = 130) -> None:
-        """Stop every run of this dispatcher gently."""
-        for run in self._runs:
-            run.drain(exit_code)
+    def drain(self, *, run: str | None = None, exit_code: int = 130) -> None:
+        """Stop `run`, or every run, gently: calls in flight come home, the rest stays planned.
+
+        The run then ends with `RunInterrupted` and `exit_code`. May be called from any thread, and so from
+        an `on_event` hook.
+        """
+        try:
+            here = asyncio.get_running_loop() is self._loop
+        except RuntimeError:
+            here = False
+        if not here:
+            self._loop.call_soon_threadsafe(lambda: self.drain(run=run, exit_code=exit_code))
+            return
+        for live in tuple(self._runs):
+            if run is None or live.plan.run == run:
+                live.drain(exit_code)
+
+    def _check_place(self) -> None:
+        """A loop, a lock and a database connection are no good in another thread or after a fork."""
+        if asyncio.get_running_loop() is not self._loop or os.getpid() != self._pid:
+            raise UsageError(
+                "this dispatcher was opened on another event loop or in another process",
+                hint="open one where it is used",
+            )
+
+    async def plan(self, manifest: Manifest) -> Preview:
+        """Say what a run of `manifest` would do; writes nothing, asks no network. Raises as `run` does."""
+        settings = self._settings.resolve(manifest)
+        return await asyncio.to_thread(preview, manifest, settings)
+
+    async def status(self, run: str) -> Status:
+        """Say how `run` stands, from its checkpoint; also while it is live, here or elsewhere.
+
+        Raises:
+            UsageError: no run or checkpoint is called so.
+            CheckpointError: it cannot be read.
+        """
+        checkpoint = find_checkpoint(run, self._settings.resolve())
+        return await asyncio.to_thread(read_status, checkpoint, self._settings)
+
+    async def runs(self) -> list[Status | UnreadableRun]:
+        """Say how every run stands that the state folder knows of."""
+        return await asyncio.to_thread(read_runs, self._settings)
 
     async def receipts(self, run: str, *, states: Collection[str] | None = None) -> AsyncIterator[Receipt]:
         """Yield one receipt per device of `run`; `states` filters by class."""
@@ -161,14 +224,55 @@ class Dispatcher:
 
 @contextlib.asynccontextmanager
 async def open_dispatcher(
-    settings: Settings | None = None, *, open_transport: OpenTransport | None = None
+    settings: Settings | None = None,
+    *,
+    open_transport: OpenTransport | None = None,
+    registry: CollectorRegistry | None = None,
 ) -> AsyncIterator[Dispatcher]:
-    """Open a dispatcher. `open_transport` replaces the network, for tests and simulations."""
-    dispatcher = Dispatcher(settings or Settings(), open_transport=open_transport or open_sdk_transport)
+    """Open a dispatcher; at the end its runs are drained.
+
+    Args:
+        settings: what holds for all its runs.
+        open_transport: replaces the network, for tests and simulations.
+        registry: a Prometheus registry to report to; `settings.metrics` serves it, or one of our own.
+
+    Raises:
+        UsageError: metrics or spans are asked for and their extra is not installed, or the endpoint cannot
+            be served.
+    """
+    settings = settings or Settings()
+    metrics = _metrics(settings.resolve(), registry)
     try:
-        yield dispatcher
+        dispatcher = Dispatcher(
+            settings, open_transport=open_transport or open_sdk_transport, metrics=metrics
+        )
+        try:
+            yield dispatcher
+        finally:
+            dispatcher.drain()
     finally:
-        dispatcher.drain()
+        if metrics is not None:
+            await asyncio.to_thread(metrics.close)
+
+
+def _metrics(settings: Resolved, registry: CollectorRegistry | None) -> Metrics | None:
+    """Make the metrics that are asked for; what nobody asks for is not even imported."""
+    if settings.tracing:
+        from dispatcher.tracing import check_installed
+
+        check_installed()
+    if settings.metrics is None and registry is None:
+        return None
+    from dispatcher.metrics import Metrics
+
+    metrics = Metrics(registry)
+    if settings.metrics is not None:
+        try:
+            metrics.serve(settings.metrics)
+        except UsageError:
+            metrics.close()
+            raise
+    return metrics
 
 
 async def open_sdk_transport(plan: Plan, settings: Resolved) -> Transport:

@@ -191,6 +191,21 @@ def _real_number(value: Any) -> float | None:
     return number if math.isfinite(number) else None
 
 
+_ADDRESS = re.compile(r"(?:(?P<host>\[[0-9a-fA-F:.]+\]|[^\[\]:\s]+):)?(?P<port>\d{1,5})", re.ASCII)
+
+
+def port_or_address(value: Any, key: KeyPath, problems: Problems) -> str | None:
+    """Take `PORT` or `HOST:PORT`, and give the latter: without a host, this machine's own."""
+    text, wrong = as_text(str(value) if isinstance(value, int) and not isinstance(value, bool) else value)
+    found = _ADDRESS.fullmatch(text or "")
+    if text is not None and (found is None or int(found["port"]) > 65_535):
+        wrong = f"must be PORT or HOST:PORT, not {shown(text)}"
+    if wrong or found is None:
+        problems.add(key, wrong)
+        return None
+    return f"{found['host'] or '127.0.0.1'}:{found['port']}"
+
+
 def texts(value: Any, key: KeyPath, problems: Problems) -> list[str] | None:
     if not isinstance(value, (list, tuple)):
         problems.add(key, NO_VALUE if value is None else f"must be a list of texts, not {kind_of(value)}")

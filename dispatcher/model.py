@@ -203,6 +203,8 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
     code: str | None = None
     message: str | None = None
     resend: Resend = Resend.ALLOWED
+    targets: tuple[str, ...] = ()
+    """The batch's device ids, for events; not written, since the plan has them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

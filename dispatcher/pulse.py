@@ -13,6 +13,8 @@ from dispatcher.checkpoint.base import Pulse
 from dispatcher.errors import DispatcherError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from dispatcher.checkpoint.writer import Writer
     from dispatcher.observe import Progress
     from dispatcher.policy.lane import LanePolicy
@@ -35,8 +37,10 @@ class Pulser:
         began_at: float,
         ceiling_per_s: float,
         forecast_s: float,
+        on_beat: Callable[[], None] | None = None,
     ) -> None:
         """Read from `progress`, `rate` and `lane`, write through `writer`; `began_at` is Unix seconds."""
+        self._on_beat = on_beat
         self._writer = writer
         self._progress = progress
         self._rate = rate
@@ -71,6 +75,8 @@ class Pulser:
         """Beat every `every_s` seconds; a checkpoint that fails ends it, and the writer tells the engine."""
         while True:
             await asyncio.sleep(every_s)
+            if self._on_beat is not None:
+                self._on_beat()
             try:
                 await self.beat()
             except DispatcherError:

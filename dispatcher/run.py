@@ -15,7 +15,7 @@ from dispatcher.errors import DispatcherError, RunInterrupted, RunStopped
 from dispatcher.feed import Feed
 from dispatcher.flow import Flow
 from dispatcher.hints import resume
-from dispatcher.model import MAX_TARGETS, BatchState, Summary
+from dispatcher.model import DEVICE_CLASSES, MAX_TARGETS, BatchState, Summary
 from dispatcher.observe import BatchSettled, Hooks, Progress, RunEnded, RunStarted
 from dispatcher.plan import ClientTokens
 from dispatcher.policy.lane import LanePolicy, LaneState
@@ -177,7 +177,11 @@ class Run:
             began_at=self._began_at,
             ceiling_per_s=settings.rate_per_s,
             forecast_s=self.forecast_s,
+            on_beat=self._progressed if self._hooks else None,
         )
+
+    def _progressed(self) -> None:
+        self._hooks.emit(self.progress.event(self.plan.run))
 
     def _wire(self, writer: Writer, transport: Transport, rate: RateController, lane: LanePolicy) -> Engine:
         settings, clock, prepared = self._settings, self._clock, self._prepared
@@ -248,8 +252,11 @@ class Run:
                         batch=outcome.batch,
                         state=outcome.state,
                         devices=outcome.devices,
+                        device_ids=outcome.targets,
+                        attempts=outcome.attempts,
                         task_id=outcome.task_id,
                         error_code=outcome.code,
+                        error_message=outcome.message,
                     )
                 )
 
@@ -292,7 +299,9 @@ class Run:
             checkpoint.finish(None, now=now)  # it ends now, whenever it ended before
             checkpoint.finish(summary.exit if finished else None, now=now)
             checkpoint.release(now=now)
-        self._hooks.emit(RunEnded(run=self.plan.run, exit=summary.exit, reason=summary.error))
+        counts = summary.counts
+        classes = {name: getattr(counts, name) for name in DEVICE_CLASSES}
+        self._hooks.emit(RunEnded(run=self.plan.run, exit=summary.exit, reason=summary.error, **classes))
         if error is not None:
             raise error
         return summary

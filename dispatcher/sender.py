@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from dispatcher.errors import DispatcherError, PlanMismatch
 from dispatcher.model import Answer, Created, Kind, Pace
-from dispatcher.observe import Hooks, LaneChanged, Progress, RateChanged, TaskReplayed
+from dispatcher.observe import Call, Hooks, LaneChanged, Progress, RateChanged, TaskReplayed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -67,6 +67,7 @@ class Sender:
         self._writer = writer
         self._clock = clock
         self._hooks = hooks
+        self._tell_call = hooks.call if hooks.hears_calls else None
         self._progress = progress
         self._on_change = on_change
         self._told_rate = rate.rate_per_s
@@ -132,9 +133,22 @@ class Sender:
             return answer
         flight.returned(answer, sent_at=sent_at, sent_s=sent_s, probe=probe)
         self._learn(answer, sent_s)
+        if self._tell_call is not None:
+            self._tell_call(self._call(flight, answer, sent_at, sent_s))
         if answer.created is Created.YES:
             self._accepted(flight, answer)
         return answer
+
+    def _call(self, flight: Flight, answer: Answer, sent_at: float, sent_s: float) -> Call:
+        return Call(
+            batch=flight.batch.number,
+            devices=len(flight.batch.targets),
+            attempt=flight.attempts,
+            answer=answer.kind.value,
+            task_id=answer.task_id,
+            sent_at=sent_at,
+            elapsed_s=self._clock.monotonic() - sent_s,
+        )
 
     def _unsent(self, flight: Flight, answer: Answer) -> None:
         """Take a call back that never left: it is no attempt, and says nothing of the service."""

@@ -21,6 +21,7 @@ from dispatcher.manifest_schema import (
     not_empty,
     number,
     one_of,
+    port_or_address,
     shown,
     text_rule,
 )
@@ -52,6 +53,8 @@ _SCHEMA = Section(
         "take_over": flag,
         "yes": flag,
         "allow_network_fs": flag,
+        "metrics": port_or_address,
+        "tracing": flag,
     }
 )
 _DEFAULTS: dict[str, Any] = {
@@ -68,6 +71,7 @@ _DEFAULTS: dict[str, Any] = {
     "take_over": False,
     "yes": False,
     "allow_network_fs": False,
+    "tracing": False,
 }
 MAX_NAME_BYTES = 255
 """What the file systems of this world allow."""
@@ -104,6 +108,10 @@ class Settings:
     take_over: bool | None = None
     yes: bool | None = None
     allow_network_fs: bool | None = None
+    metrics: str | int | None = None
+    """Serve Prometheus metrics at `PORT` of this machine, or at `HOST:PORT`."""
+    tracing: bool | None = None
+    """Make OpenTelemetry spans."""
     below: Mapping[str, tuple[Any, str]] = field(default_factory=dict)
     """Values of a settings file with their origin: the manifest's limits go before them."""
     origins: Mapping[str, str] = field(default_factory=dict)
@@ -215,6 +223,8 @@ class Resolved:
     take_over: bool
     yes: bool
     allow_network_fs: bool
+    metrics: str | None
+    tracing: bool
     origins: Mapping[str, str]
 
     def checkpoint_of(self, run: str) -> Path:

@@ -5,20 +5,22 @@ from __future__ import annotations
 import contextlib
 import time
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from dispatcher.checkpoint.lease import Holder, is_locked, lock_paths
+from dispatcher.checkpoint.registry import Registry
+from dispatcher.errors import DispatcherError
 from dispatcher.locate import stored_plan
 from dispatcher.model import MAX_TARGETS, Command
 from dispatcher.report import instant, open_reader
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from dispatcher.checkpoint.base import Pulse, Standing
     from dispatcher.checkpoint.reading import SqliteReader
+    from dispatcher.checkpoint.registry import Record
     from dispatcher.model import Counts
     from dispatcher.settings import Settings
 
@@ -76,6 +78,37 @@ class Status:
     def as_json(self) -> dict[str, Any]:
         """Return the documented object."""
         return asdict(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UnreadableRun:
+    """A run that the state folder remembers and that cannot be read."""
+
+    run: str
+    state: str = "unreadable"
+    checkpoint: str
+    error: str
+    """One sentence."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the documented object."""
+        return asdict(self)
+
+
+def read_runs(settings: Settings) -> list[Status | UnreadableRun]:
+    """Read how every run of the state folder stands.
+
+    Raises:
+        CheckpointError: the registry is damaged.
+    """
+    return [_read_one(record, settings) for record in Registry(settings.resolve().state_dir).all()]
+
+
+def _read_one(record: Record, settings: Settings) -> Status | UnreadableRun:
+    try:
+        return read_status(Path(record.checkpoint), settings)
+    except DispatcherError as error:
+        return UnreadableRun(run=record.run, checkpoint=record.checkpoint, error=error.one_line())
 
 
 def read_status(path: Path, settings: Settings) -> Status:

@@ -6,6 +6,7 @@ import contextlib
 import os
 import select
 import stat
+import threading
 
 from dispatcher.cli.files import open_append
 from dispatcher.cli.output import note
@@ -13,11 +14,15 @@ from dispatcher.redact import inert_json, redacted
 
 FLAG = "--log-file"
 READER_S = 1.0
-"""How long a reader that is behind is waited for; the calls in flight wait as long."""
+"""How long a reader that is behind is waited for; the run does not wait for it."""
 
 
 class EventLog:
-    """Appends events, each whole and on a line of its own, without secrets."""
+    """Appends events, each whole and on a line of its own, without secrets.
+
+    Events come from a thread of their own, which may be at one still when the run is stopped at once: the
+    descriptor is closed when it is done with that, since its number may be another file's by then.
+    """
 
     def __init__(self, path: str) -> None:
         """Open `path`, or raise `UsageError`: a symbolic link or a FIFO without a reader is refused."""
@@ -27,6 +32,8 @@ class EventLog:
         self._is_behind = False
         self._fd = open_append(path, FLAG)
         self._is_plain = stat.S_ISREG(os.fstat(self._fd).st_mode)
+        self._lock = threading.Lock()
+        self._is_open = True
         self._poll = select.poll()
         self._poll.register(self._fd, select.POLLOUT)
 
@@ -34,11 +41,17 @@ class EventLog:
         return self
 
     def __exit__(self, *_error: object) -> None:
-        with contextlib.suppress(OSError):
+        with self._lock, contextlib.suppress(OSError):
+            self._is_open = False
             os.close(self._fd)
 
     def append(self, line: str) -> None:
         """Write one line, or say once that the log has gaps."""
+        with self._lock:
+            if self._is_open:
+                self._append(line)
+
+    def _append(self, line: str) -> None:
         try:
             data = (b"\n" if self._is_torn else b"") + (redacted(inert_json(line)) or "").encode() + b"\n"
             while data:

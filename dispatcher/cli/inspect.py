@@ -12,15 +12,12 @@ from dispatcher.cli import print_json
 from dispatcher.cli.completion import FILE, RUN, STATES
 from dispatcher.cli.options import common_options, run_options, settings_from
 from dispatcher.cli.output import result, silence
-from dispatcher.errors import DispatcherError, UsageError
+from dispatcher.errors import UsageError
 from dispatcher.model import DEVICE_CLASSES
 from dispatcher.redact import inert, inert_json, redacted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-    from dispatcher.checkpoint.registry import Record
-    from dispatcher.settings import Settings
 
 FORMATS = ("text", "json", "jsonl", "csv")
 
@@ -87,16 +84,15 @@ def runs(**options: Any) -> int:
     \b
     dispatcher runs --json
     """
-    from dispatcher.checkpoint.registry import Registry
     from dispatcher.cli.render import runs_text
+    from dispatcher.status import read_runs
 
     settings = settings_from(options)
-    state_dir = settings.resolve().state_dir
-    found = [_status_or_error(record, settings) for record in Registry(state_dir).all()]
+    found = [one.as_json() for one in read_runs(settings)]
     if options["json_"]:
         print_json(found)
     elif not found:
-        result(f"no runs in {state_dir}")
+        result(f"no runs in {settings.resolve().state_dir}")
     else:
         result(runs_text(found))
     return 0
@@ -168,17 +164,3 @@ def _write_stdout(render: Any) -> None:
     except OSError as error:
         silence(sys.stdout)
         raise UsageError(f"cannot write to stdout: {error.strerror}") from error
-
-
-def _status_or_error(record: Record, settings: Settings) -> dict[str, Any]:
-    from dispatcher.status import read_status
-
-    try:
-        return read_status(Path(record.checkpoint), settings).as_json()
-    except DispatcherError as error:
-        return {
-            "run": record.run,
-            "state": "unreadable",
-            "checkpoint": record.checkpoint,
-            "error": error.one_line(),
-        }

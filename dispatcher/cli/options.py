@@ -60,6 +60,8 @@ _RUN_OPTIONS = (
     click.option("--skip-bad-rows", is_flag=True, default=None, help="Leave rows without a usable id out."),
     click.option("--take-over", is_flag=True, default=None, help="Take the run from a dead host."),
     click.option("--allow-network-fs", is_flag=True, default=None, help="Trust locks on network files."),
+    click.option("--metrics", metavar="[HOST:]PORT", help="Serve Prometheus metrics; 0 takes a free port."),
+    click.option("--tracing", is_flag=True, default=None, help="Make OpenTelemetry spans; see OTEL_*."),
     click.option("--yes", "-y", is_flag=True, default=None, help="Do not ask."),
 )
 _COMMON_OPTIONS = (
@@ -159,5 +161,5 @@ def log_to_stderr(verbosity: int) -> None:
     root.setLevel(logging.INFO if verbosity >= 2 else logging.WARNING)
     ours = (logging.WARNING, logging.INFO, logging.DEBUG)[min(verbosity, 2)]
     logging.getLogger("dispatcher").setLevel(ours)
-    for name in ("botocore", "aiobotocore", "aiohttp", "asyncio"):
+    for name in ("botocore", "aiobotocore", "aiohttp", "asyncio", "opentelemetry"):
         logging.getLogger(name).setLevel(logging.INFO if verbosity >= 2 else logging.ERROR)

@@ -97,7 +97,8 @@ def bar(run: Run, meter: Meter, width: int) -> Table:
     from rich.text import Text
 
     settled, total = _settled(run), max(1, run.counts.devices)
-    name = run.plan.run if len(run.plan.run) <= NAME_WIDTH else run.plan.run[: NAME_WIDTH - 1] + "…"
+    most = max(4, min(NAME_WIDTH, width - BAR_WIDTHS[0] - len(" 100 % ") - 2))  # the share matters more
+    name = run.plan.run if len(run.plan.run) <= most else run.plan.run[: most - 1] + "…"
     room = width - len(name) - len(" 100 % ") - 1
     least, greatest = BAR_WIDTHS
     text = fit(words(run, meter), room - least - 1)

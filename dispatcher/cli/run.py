@@ -116,13 +116,17 @@ class _Session:
                 stopped = RunInterrupted("stopped at once", exit_code=self._signals, hint=self._next())
                 stopped.summary = self._live.summary() if self._live else None
                 return self._failed(stopped)
-        self._print(summary)
-        return summary.exit
+            self._print(summary)
+            return summary.exit
 
     async def _supervised(self, work: Callable[[Dispatcher], Coroutine[None, None, Summary]]) -> Summary:
         from dispatcher.library import open_dispatcher
 
+        if self._settings.resolve().tracing:
+            self._export_spans()
         async with open_dispatcher(self._settings) as dispatcher:
+            if dispatcher.metrics_url is not None:
+                note(f"metrics are served at {dispatcher.metrics_url}")
             task = asyncio.ensure_future(work(dispatcher))
             loop = asyncio.get_running_loop()
             for number in (signal.SIGINT, signal.SIGTERM):
@@ -134,6 +138,14 @@ class _Session:
                     loop.remove_signal_handler(number)
                     # All is decided and on disk; an impatient Ctrl-C must not change the exit code now.
                     signal.signal(number, signal.SIG_IGN)
+
+    def _export_spans(self) -> None:
+        """Send spans where the environment says; the last ones leave when all is told."""
+        from dispatcher.tracing import export_by_environment
+
+        provider = export_by_environment(os.environ)
+        if provider is not None:
+            self._stack.callback(provider.shutdown)
 
     def _on_signal(self, number: signal.Signals, dispatcher: Dispatcher, task: asyncio.Task[Summary]) -> None:
         code = 128 + number
@@ -150,7 +162,7 @@ class _Session:
             task.cancel()
             return
         self._signals = code
-        dispatcher.drain(code)
+        dispatcher.drain(exit_code=code)
         note("stopping: calls in flight come home first; again to stop at once")
 
     def _unsent(self, code: int) -> RunInterrupted:

@@ -113,6 +113,17 @@ def test_a_run_is_one_tidy_line_and_then_a_summary(site: Site, emulate: Emulator
     ]  # fmt: skip
 
 
+def test_a_narrow_terminal_keeps_the_share(site: Site, emulate: Emulators) -> None:
+    """On 40 columns a long name gives way: bar and per cent are there, on one line."""
+    service = emulate(200, latency_s=0.05)
+    manifest = site.manifest(site.ids(200), name="nightly-reboot-of-all-the-sites-of-the-north")
+    terminal = Terminal(site, 40, "run", manifest, "--endpoint-url", service.url, "--rate", 30)
+    assert terminal.end() == 0
+    shown = [line for screen in terminal.screens for line in screen if re.search(r"… \S+ +\d+ %$", line)]
+    assert shown
+    assert not any(line.endswith("%") for line in terminal.lines())
+
+
 def test_colours_only_where_they_are_wanted(site: Site, emulate: Emulators) -> None:
     """With NO_COLOR there is a bar and no colour; on a dumb terminal neither."""
     service = emulate(100, latency_s=0.05)
