@@ -8,6 +8,7 @@ odd this has an inverse, so membership is arithmetic and a made-up id is outside
 from __future__ import annotations
 
 import csv
+import functools
 import re
 from typing import TYPE_CHECKING, Protocol
 
@@ -43,6 +44,7 @@ def fleet_id(index: int) -> str:
     return _PREFIX + base32(value)
 
 
+@functools.lru_cache(1024)  # a call asks three times for each of its devices: known? had one? how many?
 def fleet_index(device_id: str) -> int | None:
     """Return the index that `fleet_id` maps to this id, or None for an id of another shape."""
     if _is_id(device_id) is None:
