@@ -27,6 +27,7 @@ BENCHMARKS = {
     "checkpoint": "bench.durability",
     "limiter": "bench.limiter",
     "fleet": "bench.fleet",
+    "emulator": "bench.emulator",
     "help": "bench.startup",
 }
 RESULTS = ROOT / "bench" / "results"

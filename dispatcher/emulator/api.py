@@ -30,6 +30,8 @@ class Operation:
     """The path, cut at the slashes; `{name}` is a label that fills the member of that name."""
     query: Mapping[str, tuple[str, str]]
     """Query string name → (member, shape type)."""
+    errors: frozenset[str]
+    """Codes of the errors that the model lists for it."""
     check: Check
     """Appends the problems of the operation's parameters."""
 
@@ -127,5 +129,6 @@ def _operation(shapes: Shapes, spec: dict[str, Any]) -> Operation:
         method=spec["http"]["method"],
         segments=tuple(spec["http"]["requestUri"].partition("?")[0].strip("/").split("/")),
         query=query,
+        errors=frozenset(error["shape"] for error in spec.get("errors", ())),
         check=compile_check(shapes, shape_name),
     )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -17,16 +17,20 @@ from aiohttp import web
 
 from dispatcher.emulator import wire
 from dispatcher.emulator.ledger import Ledger
-from dispatcher.emulator.reply import Params, Reply
+from dispatcher.emulator.reply import Params, Reply, error
 from dispatcher.emulator.service import Service
+from dispatcher.emulator.state_file import StateFile
+from dispatcher.errors import UsageError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
     from pathlib import Path
 
     from dispatcher.emulator.config import Config
+    from dispatcher.emulator.signatures import Signer
 
 LEDGER_PATH = "/_ledger"
+_DISK_TEXT = "the emulator cannot write its state file"
 _SHUTDOWN_S = 0.2  # an endless answer must not hold up the end
 
 _decode = msgspec.json.decode
@@ -43,12 +47,22 @@ class _Unreadable(Exception):
 class _Shell:
     """The server's one handler, with the number of calls in flight."""
 
-    def __init__(self, service: Service, ledger: Ledger) -> None:
+    def __init__(
+        self,
+        service: Service,
+        ledger: Ledger,
+        *,
+        state: StateFile | None = None,
+        signer: Signer | None = None,
+        clock_offset_s: float = 0.0,
+    ) -> None:
         self._service = service
         self._ledger = ledger
+        self._state = state
+        self._signer = signer
         self._in_flight = 0
         # Unix time that never steps back: a corrected clock must not refill the bucket or revive a token.
-        self._epoch_s = time.time() - time.monotonic()
+        self._epoch_s = time.time() - time.monotonic() + clock_offset_s
 
     async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
         if request.raw_path.startswith(LEDGER_PATH):
@@ -68,18 +82,24 @@ class _Shell:
         region = signed_region(request.headers.get("Authorization", ""))
         name = "Unknown" if route is None else route[0].name
         params: Params = {}
+        refusal: Reply | None = None
         in_flight = self._in_flight
         try:
             body = await _read(request)
+            if self._state is not None and self._state.is_broken:
+                refusal = error("InternalServerException", _DISK_TEXT)
+            elif self._signer is not None:
+                refusal = self._refusal(request, body, region)
             if route is None:
                 raise _Unreadable(404, "UnknownOperationException", "no operation has this method and path")
             params = {**_members(body), **route[1]} if body else route[1]
-        except _Unreadable as error:
+        except _Unreadable as unreadable:
             now_s = self._epoch_s + time.monotonic()
-            reply = error.reply
+            reply = refusal or unreadable.reply
         else:
             now_s = self._epoch_s + time.monotonic()
-            reply = self._service.handle(name, params, now_s, region=region)
+            reply = self._service.handle(name, params, now_s, region=region, refusal=refusal)
+            reply = self._kept(reply)
         self._ledger.record(
             name,
             reply,
@@ -90,6 +110,32 @@ class _Shell:
             targets=params.get("targets"),
         )
         return reply
+
+    def _kept(self, reply: Reply) -> Reply:
+        """Write down what the call changed, before it is answered; a disk that refuses is a 500."""
+        if self._state is None:
+            return reply
+        try:
+            self._state.keep(reply)
+        except OSError:
+            shown = error("InternalServerException", _DISK_TEXT)
+            return replace(reply, status=shown.status, code=shown.code, body=shown.body)
+        return reply
+
+    def _refusal(self, request: web.BaseRequest, body: bytes, region: str | None) -> Reply | None:
+        assert self._signer is not None
+        headers: dict[str, str] = {}
+        for name, value in request.headers.items():
+            lower = name.lower()
+            headers[lower] = f"{headers[lower]},{value}" if lower in headers else value
+        return self._signer.refusal(
+            request.method,
+            request.raw_path,
+            headers,
+            body,
+            self._epoch_s + time.monotonic(),
+            region or self._service.config.region,
+        )
 
     async def _show_ledger(self, request: web.BaseRequest) -> web.StreamResponse:
         kind = request.raw_path.removeprefix(LEDGER_PATH).strip("/")
@@ -129,20 +175,9 @@ def _members(body: bytes) -> Params:
 
 
 def signed_region(authorization: str) -> str | None:
-    """Return the region in a SigV4 credential scope, or None where there is no readable scope.
-
-    The signature itself is not verified.
-    """
+    """Return the region in a SigV4 credential scope, or None where there is no readable scope."""
     scope = authorization.partition("Credential=")[2].partition(",")[0].split("/")
     return scope[2] if len(scope) == 5 and scope[2] else None
-
-
-def create_app(service: Service, ledger: Ledger) -> web.Server:
-    """Return the aiohttp server; it must be called inside a running loop."""
-    # Without cancellation a call whose client has gone would count as in flight until its latency ends.
-    return web.Server(
-        _Shell(service, ledger), handler_cancellation=True, access_log=None, keepalive_timeout=75.0
-    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,21 +192,45 @@ class Emulator:
 
 @contextlib.asynccontextmanager
 async def run_emulator(
-    config: Config, *, host: str = "127.0.0.1", port: int = 0, ledger_path: Path | None = None
+    config: Config,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 0,
+    ledger_path: Path | None = None,
+    state_path: Path | None = None,
+    signer: Signer | None = None,
+    clock_offset_s: float = 0.0,
 ) -> AsyncIterator[Emulator]:
     """Serve until the block ends; port 0 takes a free one.
 
-    Raises UsageError for a ledger file that cannot be opened, OSError for an address that cannot be bound.
+    With `state_path` the service goes on from where the file ends. With `signer` it verifies signatures.
+    Its clock is this machine's, plus `clock_offset_s`. Raises UsageError for a ledger or state file that
+    cannot be used, OSError for an address that cannot be bound.
     """
     service = Service(config)
-    ledger = Ledger(config.fleet, ledger_path)
-    runner = web.ServerRunner(create_app(service, ledger), shutdown_timeout=_SHUTDOWN_S)
+    with contextlib.ExitStack() as files:
+        state = None if state_path is None else StateFile(state_path, config)
+        if state is not None:
+            files.callback(state.close)
+            _restore(service, state, state_path)
+        ledger = Ledger(config.fleet, ledger_path)
+        files.callback(ledger.close)
+        shell = _Shell(service, ledger, state=state, signer=signer, clock_offset_s=clock_offset_s)
+        # Without cancellation a call whose client has gone would count as in flight until its latency ends.
+        server = web.Server(shell, handler_cancellation=True, access_log=None, keepalive_timeout=75.0)
+        runner = web.ServerRunner(server, shutdown_timeout=_SHUTDOWN_S)
+        try:
+            await runner.setup()
+            await web.TCPSite(runner, host, port, backlog=1024).start()
+            bound: tuple[str, int] = runner.addresses[0][:2]
+            shown = f"[{bound[0]}]" if ":" in bound[0] else bound[0]
+            yield Emulator(url=f"http://{shown}:{bound[1]}", service=service, ledger=ledger)
+        finally:
+            await runner.cleanup()
+
+
+def _restore(service: Service, state: StateFile, path: Path | None) -> None:
     try:
-        await runner.setup()
-        await web.TCPSite(runner, host, port, backlog=1024).start()
-        bound: tuple[str, int] = runner.addresses[0][:2]
-        shown = f"[{bound[0]}]" if ":" in bound[0] else bound[0]
-        yield Emulator(url=f"http://{shown}:{bound[1]}", service=service, ledger=ledger)
-    finally:
-        await runner.cleanup()
-        ledger.close()
+        service.restore(state.records())
+    except ValueError as fault:  # msgspec's errors are ValueErrors, too
+        raise UsageError(f"the state {path} is damaged: {fault}") from fault

@@ -8,6 +8,7 @@ odd this has an inverse, so membership is arithmetic and a made-up id is outside
 from __future__ import annotations
 
 import csv
+import functools
 import re
 from typing import TYPE_CHECKING, Protocol
 
@@ -28,6 +29,7 @@ _FACTOR = 0x9E37_79B9_7F4A_7C15_F39D
 _OFFSET = 0x5851_F42D_4C95_7F2D_1405
 _INVERSE = pow(_FACTOR, -1, _MODULUS)
 _is_id = re.compile(f"{_PREFIX}[{_DIGITS}]{{16}}").fullmatch
+_is_job = re.compile("JID[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}").fullmatch
 _MAX_ID_CHARS = 64  # botocore model `snow-device-management`, shape ManagedDeviceId
 
 
@@ -42,11 +44,26 @@ def fleet_id(index: int) -> str:
     return _PREFIX + base32(value)
 
 
+@functools.lru_cache(1024)  # a call asks three times for each of its devices: known? had one? how many?
 def fleet_index(device_id: str) -> int | None:
     """Return the index that `fleet_id` maps to this id, or None for an id of another shape."""
     if _is_id(device_id) is None:
         return None
     return (int(device_id[4:], 32) - _OFFSET) * _INVERSE % _MODULUS
+
+
+def job_id(index: int) -> str:
+    """Return the id of the job that brought device number `index`; every device came with one of its own."""
+    digits = f"{(index * _FACTOR + _OFFSET) % _MODULUS:032x}"
+    return f"JID{digits[:8]}-{digits[8:12]}-{digits[12:16]}-{digits[16:20]}-{digits[20:]}"
+
+
+def job_index(job: str) -> int | None:
+    """Return the index that `job_id` maps to this id, or None for an id of another shape."""
+    if _is_job(job) is None:
+        return None
+    index = (int(job[3:].replace("-", ""), 16) - _OFFSET) * _INVERSE % _MODULUS
+    return index if job_id(index) == job else None
 
 
 class Fleet(Protocol):

@@ -113,7 +113,7 @@ class Ledger:
     ) -> None:
         """Write down one call and the task it made, if any."""
         task = reply.task
-        sent = task.targets if task is not None and reply.created else _as_list(targets)
+        sent = _as_list(targets)
         if task is not None:  # one copy of equal values for the task and all its calls
             client_token = task.client_token if task.client_token == client_token else client_token
             sent = task.targets if task.targets == sent else sent

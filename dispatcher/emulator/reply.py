@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
     from dispatcher.emulator.config import Config
     from dispatcher.emulator.faults import Fault
-    from dispatcher.emulator.tasks import Task
+    from dispatcher.emulator.tags import TagChange
+    from dispatcher.emulator.tasks import Cancel, Task
 
 Params = dict[str, Any]
 """An operation's members by name, as routed and decoded."""
@@ -31,6 +32,8 @@ class Reply:
     """The task that exists because of this call or of the one it replays."""
     created: bool = False
     replayed: bool = False
+    change: Cancel | TagChange | None = None
+    """What else the call changed, for whoever keeps the state."""
     fault: Fault | None = None
     delay_s: float = 0.0
     """Latency before the answer leaves."""
@@ -52,12 +55,25 @@ def not_found(resource: str) -> Reply:
     return error("ResourceNotFoundException", f"resource not found: {resource}")
 
 
+def invalid(message: str) -> Reply:
+    """Build the 400 for parameters that are well-formed and yet impossible."""
+    return error("ValidationException", message)
+
+
 def denied(action: str) -> Reply:
     """Build the 403 for an operation or permission."""
     text = f"User is not authorized to perform: snow-device-management:{action}"
     return error("AccessDeniedException", text)
 
 
+def partition_of(region: str) -> str:
+    """Return the partition that a region's ARNs name."""
+    if region.startswith("cn-"):
+        return "aws-cn"
+    return "aws-us-gov" if region.startswith("us-gov-") else "aws"
+
+
 def arn(config: Config, kind: str, name: str) -> str:
     """Return the ARN of a `task` or a `managed-device`."""
-    return f"arn:aws:snow-device-management:{config.region}:{config.account}:{kind}/{name}"
+    partition = partition_of(config.region)
+    return f"arn:{partition}:snow-device-management:{config.region}:{config.account}:{kind}/{name}"

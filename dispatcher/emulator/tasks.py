@@ -1,11 +1,8 @@
-"""Tasks the service made: the record of each, the client tokens that name them, how they progress.
-
-A device's execution has no state of its own: it is a pure function of task, device and time, so a
-million tasks cost nothing to advance.
-"""
+"""Tasks the service made: the record of each, the client tokens that name them, who had one before."""
 
 from __future__ import annotations
 
+from array import array
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -15,14 +12,14 @@ from dispatcher.emulator.draws import draw, name_of
 from dispatcher.model import Command
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from dispatcher.emulator.config import Config
     from dispatcher.emulator.reply import Params
 
 _encode = msgspec.json.Encoder(order="deterministic").encode
+_decode_ids = msgspec.json.Decoder(list[str]).decode
 _NO_TAGS = msgspec.Raw(b"{}")
 _COMMANDS = frozenset(command.value for command in Command)
+_NONE = 0  # in the tables of task numbers: none; others are numbers plus one
 
 
 class Task(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag_field="record", tag="task"):
@@ -34,21 +31,30 @@ class Task(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag_field="recor
     client_token: str | None
     command: str
     targets: msgspec.Raw
-    """JSON array of device ids, as sent."""
+    """JSON array of the device ids that got it: as sent, but for `BadTarget.SKIP`."""
     description: str | None
     tags: msgspec.Raw
-    """JSON object."""
+    """JSON object, as sent; later changes are the tag store's."""
     region: str
     number: int
     """0-based, in order of creation."""
 
     def device_ids(self) -> list[str]:
         """Return the targets, decoded."""
-        return msgspec.json.decode(self.targets, type=list[str])
+        return _decode_ids(self.targets)
 
     def tag_map(self) -> dict[str, str]:
-        """Return the tags, decoded."""
+        """Return the tags it was made with, decoded."""
         return msgspec.json.decode(self.tags, type=dict[str, str])
+
+
+class Cancel(msgspec.Struct, frozen=True, kw_only=True, gc=False, tag_field="record", tag="cancel"):
+    """A cancel that the service took: part of its state, not of the ledger."""
+
+    number: int
+    """The task's number."""
+    at: float
+    """Unix time."""
 
 
 def as_raw(value: object) -> msgspec.Raw:
@@ -63,13 +69,22 @@ def command_of(params: Params) -> str:
 
 
 class TaskStore:
-    """All tasks of the service, in order of creation, by id and by client token."""
+    """All tasks of the service, in order of creation, by id, by client token and by device.
+
+    Tasks of a device form a chain from the newest back. Where the fleet has positions the newest is an
+    array element, and links exist only for tasks whose devices had one before: a fleet that gets one task
+    each costs four bytes a device.
+    """
 
     def __init__(self, config: Config) -> None:
         self._config = config
         self._by_id: dict[str, Task] = {}
         self._by_token: dict[str, Task] = {}
         self._counted: deque[float] = deque()
+        self._canceled: dict[int, float] = {}
+        self._last_by_index = array("I", bytes(4 * len(config.fleet)))
+        self._last_by_id: dict[str, int] = {}
+        self._before: dict[int, array[int]] = {}
         self.in_order: list[Task] = []
 
     def __len__(self) -> int:
@@ -79,10 +94,20 @@ class TaskStore:
         """Return the task with this id."""
         return self._by_id.get(task_id)
 
+    def visible(self, task_id: str, now_s: float) -> Task | None:
+        """Return the task with this id, unless the service has dropped it."""
+        task, keeps_s = self._by_id.get(task_id), self._config.task_keeps_s
+        if task is None or (keeps_s is not None and now_s - task.created_at >= keeps_s):
+            return None
+        return task
+
     def by_token(self, client_token: str | None, now_s: float) -> Task | None:
-        """Return the task this client token made, unless the token window has passed."""
+        """Return the task this client token made, unless the service has forgotten it."""
         task = self._by_token.get(client_token) if client_token is not None else None
         if task is None or now_s - task.created_at >= self._config.token_window_s:
+            return None
+        share = self._config.forget_tokens
+        if share > 0 and draw(self._config.seed, "forgets", task.client_token) < share:
             return None
         return task
 
@@ -95,8 +120,8 @@ class TaskStore:
             self._counted.popleft()
         return len(self._counted) < self._config.quota
 
-    def add(self, params: Params, client_token: str | None, now_s: float) -> Task:
-        """Make a task of validated parameters."""
+    def add(self, params: Params, targets: list[str], client_token: str | None, now_s: float) -> Task:
+        """Make a task of validated parameters for these devices."""
         number = len(self.in_order)
         description = params.get("description")
         task = Task(
@@ -105,75 +130,71 @@ class TaskStore:
             created_at=now_s,
             client_token=client_token,
             command=command_of(params),
-            targets=as_raw(params["targets"]),
+            targets=as_raw(targets),
             description=description if isinstance(description, str) else None,
             tags=as_raw(params.get("tags")),
             region=self._config.region,
             number=number,
         )
-        self.in_order.append(task)
-        self._by_id[task.task_id] = task
-        if client_token is not None:
-            self._by_token[client_token] = task
-        if self._config.quota is not None:
-            self._counted.append(now_s)
+        self.put(task, targets)
         return task
 
+    def put(self, task: Task, targets: list[str]) -> None:
+        """Add a task that is next in number; `targets` are its devices."""
+        self.in_order.append(task)
+        self._by_id[task.task_id] = task
+        if task.client_token is not None:
+            self._by_token[task.client_token] = task
+        if self._config.quota is not None:
+            self._counted.append(task.created_at)
+        self._link(task.number, targets)
 
-def is_same_request(task: Task, params: Params) -> bool:
+    def _link(self, number: int, targets: list[str]) -> None:
+        index_of, by_index, by_id = self._config.fleet.index_of, self._last_by_index, self._last_by_id
+        links = []
+        for device_id in targets if len(set(targets)) == len(targets) else dict.fromkeys(targets):
+            index = index_of(device_id)
+            if index is None:
+                links.append(by_id.get(device_id, _NONE))
+                by_id[device_id] = number + 1
+            else:
+                links.append(by_index[index])
+                by_index[index] = number + 1
+        if any(links):
+            self._before[number] = array("I", links)
+
+    def last_of(self, device_id: str) -> Task | None:
+        """Return the newest task of a device."""
+        index = self._config.fleet.index_of(device_id)
+        link = self._last_by_id.get(device_id, _NONE) if index is None else self._last_by_index[index]
+        return self.in_order[link - 1] if link else None
+
+    def has_before(self, task: Task) -> bool:
+        """Say whether a device of this task had another before it."""
+        return task.number in self._before
+
+    def before(self, task: Task, device_id: str) -> Task | None:
+        """Return the task that one of its devices had before this one."""
+        links = self._before.get(task.number)
+        if links is None:
+            return None
+        link = links[list(dict.fromkeys(task.device_ids())).index(device_id)]
+        return self.in_order[link - 1] if link else None
+
+    def cancel(self, change: Cancel) -> None:
+        """Take down when a task was cancelled."""
+        self._canceled[change.number] = change.at
+
+    def canceled_at(self, task: Task) -> float | None:
+        """Return when the task was first cancelled, before its lag."""
+        return self._canceled.get(task.number) if self._canceled else None
+
+
+def is_same_request(task: Task, params: Params, targets: list[str]) -> bool:
     """Say whether validated parameters are those the task was made of."""
     return (
         task.command == command_of(params)
-        and task.targets == as_raw(params["targets"])
+        and task.targets == as_raw(targets)
         and task.description == params.get("description")
         and task.tags == as_raw(params.get("tags"))
     )
-
-
-def execution_state(config: Config, task: Task, device_id: str, now_s: float) -> str:
-    """Return how far the device is: QUEUED for a while, IN_PROGRESS, then SUCCEEDED."""
-    begins_s, ends_s = _span(config, task, device_id)
-    age_s = now_s - task.created_at
-    if age_s < begins_s:
-        return "QUEUED"
-    return "IN_PROGRESS" if age_s < ends_s else "SUCCEEDED"
-
-
-def completed_at(config: Config, task: Task) -> float:
-    """Return the Unix time at which the task's last execution ends."""
-    return task.created_at + max(_span(config, task, device_id)[1] for device_id in task.device_ids())
-
-
-def task_state(config: Config, task: Task, now_s: float) -> str:
-    """Return IN_PROGRESS until every execution has ended, then COMPLETED."""
-    if now_s - task.created_at >= config.settle_s:  # spares the sums for all but the newest tasks
-        return "COMPLETED"
-    return "COMPLETED" if now_s >= completed_at(config, task) else "IN_PROGRESS"
-
-
-def last_change_at(config: Config, task: Task, now_s: float) -> float:
-    """Return the Unix time of the latest state change of any execution, or of the creation."""
-    moments = (
-        task.created_at + offset_s
-        for device_id in task.device_ids()
-        for offset_s in _span(config, task, device_id)
-    )
-    return max((moment for moment in moments if moment <= now_s), default=task.created_at)
-
-
-def _span(config: Config, task: Task, device_id: str) -> tuple[float, float]:
-    """Return the ages at which the device begins and ends its execution, both within `settle_s`."""
-    begins_s = config.settle_s * 0.4 * draw(config.seed, "begins", task.task_id, device_id)
-    runs_s = config.settle_s * (0.1 + 0.5 * draw(config.seed, "runs", task.task_id, device_id))
-    return begins_s, begins_s + runs_s
-
-
-def device_executions(config: Config, task: Task, now_s: float) -> Iterator[dict[str, object]]:
-    """Yield every device's execution, as ListExecutions shows it."""
-    for number, device_id in enumerate(dict.fromkeys(task.device_ids()), start=1):
-        yield {
-            "executionId": str(number),
-            "managedDeviceId": device_id,
-            "state": execution_state(config, task, device_id, now_s),
-            "taskId": task.task_id,
-        }

@@ -1,4 +1,4 @@
-"""The emulator over HTTP, seen by clients that no one here wrote: boto3 and the AWS CLI."""
+"""The emulator over HTTP, seen by boto3 and by a bare HTTP client."""
 
 from __future__ import annotations
 
@@ -6,12 +6,6 @@ import asyncio
 import datetime
 import io
 import json
-import os
-import shutil
-import subprocess
-import sys
-from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -26,8 +20,6 @@ from dispatcher.emulator.fleet import GeneratedFleet, fleet_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-AWS = shutil.which("aws") or shutil.which("aws", path=str(Path(sys.executable).parent))
 
 
 def with_emulator(config: Config, use: Callable[[Emulator], None]) -> None:
@@ -128,44 +120,6 @@ def test_the_signed_region_decides() -> None:
 def test_the_scope_is_read_leniently(header: str, region: str | None) -> None:
     """An absent or odd Authorization header means the default region."""
     assert signed_region(header) == region
-
-
-@pytest.mark.skipif(AWS is None, reason="the aws command is not installed")
-def test_the_aws_cli_works_unchanged(tmp_path: Path) -> None:
-    """The AWS CLI calls all five operations and prints what was made."""
-    environment = {
-        **os.environ,
-        "AWS_ACCESS_KEY_ID": "AKIDEXAMPLE",
-        "AWS_SECRET_ACCESS_KEY": "secret",
-        "AWS_EC2_METADATA_DISABLED": "true",
-        "AWS_CONFIG_FILE": str(tmp_path / "none"),
-        "AWS_SHARED_CREDENTIALS_FILE": str(tmp_path / "none"),
-        "AWS_PAGER": "",
-    }
-
-    def use(emulator: Emulator) -> None:
-        def aws(*words: str) -> Any:
-            fixed = ["--endpoint-url", emulator.url, "--region", "us-west-2", "--output", "json"]
-            command = [str(AWS), "snow-device-management", *words, *fixed]
-            done = subprocess.run(command, env=environment, capture_output=True, timeout=60, check=False)
-            assert done.returncode == 0, done.stderr
-            return json.loads(done.stdout)
-
-        made = aws("create-task", "--command", "reboot={}", "--targets", fleet_id(0), fleet_id(1))
-        reads = [
-            ("describe-task", "--task-id", made["taskId"]),
-            ("list-executions", "--task-id", made["taskId"]),
-            ("list-tasks",),
-            ("list-devices",),
-        ]
-        with ThreadPoolExecutor(2) as pool:
-            task, executions, tasks, devices = pool.map(lambda words: aws(*words), reads)
-        assert task["targets"] == [fleet_id(0), fleet_id(1)]
-        assert len(executions["executions"]) == 2
-        assert tasks["tasks"][0]["taskArn"] == made["taskArn"]
-        assert len(devices["devices"]) == 3
-
-    with_emulator(Config(fleet=GeneratedFleet(3)), use)
 
 
 GOOD = {"command": {"reboot": {}}, "targets": ["smd-a"], "clientToken": "t"}

@@ -170,12 +170,6 @@ def test_denied_operations_get_403() -> None:
     assert create(Service(Config(deny=frozenset({"all"})))).status == 403
 
 
-def test_operations_of_the_model_that_are_not_emulated_say_so() -> None:
-    """The seam: a modelled operation without a method answers 501."""
-    reply = Service(Config()).handle("CancelTask", {"taskId": "st-1"}, 0.0)
-    assert (reply.status, reply.code) == (501, "NotImplementedException")
-
-
 def test_executions_go_from_queued_to_succeeded_and_tasks_follow() -> None:
     """States only move forward, and a task completes with its last execution."""
     service = Service(Config(settle_s=10))
