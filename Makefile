@@ -25,7 +25,7 @@ check: $(STAMP)
 	$(BIN)/mypy
 
 test: check
-	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist worksteal
+	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile
 
 soak: $(STAMP)  ## the full figures: takes long
 	SOAK=1 $(BIN)/python -m pytest -q -m soak --timeout 7200

@@ -283,6 +283,8 @@ def emulate() -> Iterator[Emulators]:
 def site(tmp_path: Path) -> Iterator[Site]:
     """A fresh machine; whatever still runs on it is killed at the end."""
     env = {key: value for key, value in os.environ.items() if not key.startswith(("AWS_", "DISPATCHER_"))}
+    for size in ("COLUMNS", "LINES"):  # a parallel runner sets them, and they outdo a terminal's own
+        env.pop(size, None)
     env |= {
         "DISPATCHER_STATE_DIR": str(tmp_path / "state"),
         "AWS_ACCESS_KEY_ID": "AKIDEXAMPLE",

@@ -44,7 +44,7 @@ def test_what_an_option_takes_is_told(path: str, command: click.Command) -> None
     """A row shows a value exactly where the parser wants one, and every choice there is."""
     for option, (key, *cells) in rows_of(path, command):
         takes_a_value = not (option.is_flag or option.count)
-        assert bool(re.search(r" [A-Z]", key)) is takes_a_value, key
+        assert bool(re.search(r" \[?[A-Z]", key)) is takes_a_value, key
         if isinstance(option.type, click.Choice):
             assert all(f"`{choice}`" in cells[0] for choice in option.type.choices), key
 

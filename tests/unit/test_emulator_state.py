@@ -140,7 +140,7 @@ def test_a_missing_line_is_damage(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [({"seed": 1}, "seed"), ({"region": "eu-west-1"}, "region"), ({"fleet": GeneratedFleet(3)}, "devices")],
-    ids=str,
+    ids=["seed", "region", "fleet"],
 )
 def test_another_service_is_refused(tmp_path: Path, change: dict[str, Any], words: str) -> None:
     """What the past depends on cannot be changed, and the error says what differs."""
