@@ -121,3 +121,15 @@ class Marker:
             is_recut=old.is_recut or recut or any(batch.parent is not None for batch in batches),
         )
         self._registry.put(self.record)
+
+    def reconciled(self, *, first_sent_at: float, mark: int) -> None:
+        """Note that the run was sent by another runner, or that a reconcile cuts batches anew."""
+        old = self.record
+        self.record = msgspec.structs.replace(
+            old,
+            first_sent_at=old.first_sent_at if old.first_sent_at is not None else first_sent_at,
+            mark=max(old.mark, mark),
+            is_recut=True,
+        )
+        if self.record != old:
+            self._registry.put(self.record)
