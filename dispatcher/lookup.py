@@ -92,6 +92,8 @@ class Lookup:
             if not isinstance(answer, Answer) or answer.kind is Kind.POISON:
                 self._good_s = now_s
                 return answer
+            if self._transport.refusal is not None:
+                raise self._transport.refusal
             failures += 1
             odd = odd + 1 if answer.kind in (Kind.ODD, Kind.UNREADABLE) else 0
             if answer.kind in _REFUSED:

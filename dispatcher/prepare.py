@@ -356,6 +356,8 @@ class Preparation:
         old = self._registry.get(plan.run)
         standing = checkpoint.standing()
         was_sent = old is not None and (old.plan_id == plan.plan_id or plan.rebuilt)
+        is_new = standing.claims == 0 and not was_sent
+        planned = checkpoint.last_number() if is_new else old.planned if old and was_sent else 0
         record = Record(
             run=plan.run,
             checkpoint=str(checkpoint.path),
@@ -371,6 +373,9 @@ class Preparation:
             claims=standing.claims,
             mark=standing.mark,
             is_recut=is_recut or bool(old and was_sent and old.is_recut),
+            planned=0 if is_recut else planned,
+            # A claim that a crash kept from the registry is a doubt by now, and resent without a new claim.
+            reached=max(old.reached if old and was_sent else 0, checkpoint.highest_outcome(planned)),
         )
         if record.first_sent_at is None and standing.claims:
             record = msgspec.structs.replace(record, first_sent_at=plan.planned_at)

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from dispatcher.checkpoint.writer import Offload
     from dispatcher.clock import Clock
     from dispatcher.lookup import Lookup
-    from dispatcher.model import Ruling
+    from dispatcher.model import Counts, Ruling
     from dispatcher.recover import Recovered
     from dispatcher.settings import Resolved
 
@@ -79,7 +79,7 @@ class Reconciliation:
         behind = is_behind or is_behind_too
         if behind:
             await self._offload.run(self._doubt_all)
-        result.behind = behind
+        result.behind, result.unlisted = behind, unlisted
         view = View(
             now=self._clock.wall(),
             window=TokenWindow(self._settings.resend_window_s),
@@ -90,8 +90,7 @@ class Reconciliation:
             removed=self._recovered.removed,
         )
         await self._offload.run(lambda: self._settle(view, nowhere, is_behind=behind))
-        counts = await self._offload.run(self._stored.counts)
-        result.counts = counts if not result.dry_run else before
+        result.counts = before if result.dry_run else await self._offload.run(self._conclude)
         result.calls, result.throttled = self._lookup.calls, self._lookup.throttled
         result.elapsed_s = self._clock.monotonic() - began_s
         return result
@@ -113,7 +112,7 @@ class Reconciliation:
             own = tasks.of_batch(row, tokens)
             if row.task_id is not None and not tasks.take(row.task_id):
                 unlisted += 1
-            if own:
+            if any(task.task_id != row.task_id for task in own):
                 self._own[row.number] = own
                 is_behind |= row.state in (BatchState.PLANNED, BatchState.CANCELLED)
         return unlisted, is_behind
@@ -210,6 +209,14 @@ class Reconciliation:
         if why is not None:
             result.doubts[why] = result.doubts.get(why, 0) + doubtful
         return ruling
+
+    def _conclude(self) -> Counts:
+        """Let a run that had ended be judged by how it stands now."""
+        counts, store = self._stored.counts(), self._recovered.store
+        if store is not None and store.standing().finished_at is not None:
+            code = None if counts.pending else int(counts.in_doubt + counts.rejected > 0)
+            store.finish(code, now=self._clock.wall())
+        return counts
 
     def _tell_conflict(self, task_ids: tuple[str, ...], devices: list[str]) -> None:
         if len(task_ids) < 2:

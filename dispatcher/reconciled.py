@@ -45,6 +45,8 @@ class Reconciled:
     """Devices of tasks of this run that were in no batch, kept as accepted."""
     contradicted: int = 0
     """Adopted devices that the service had answered *not created* for."""
+    unlisted: int = 0
+    """Accepted batches whose task the list does not show: it does not tell everything."""
     doubts: dict[str, int] = field(default_factory=dict)
     """Devices that stay in doubt, by reason."""
     twice: int = 0

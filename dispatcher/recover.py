@@ -192,8 +192,9 @@ class Recovery(Preparation):
             )
         self._check_holder(checkpoint)
         self._write(intent, checkpoint, inventory, digest, rebuilt=True)
+        last = checkpoint.last_number()
         is_same = (digest, intent.selection_digest) == (sent.inventory_digest, sent.selection_digest)
-        mark = sent.mark if is_same and not sent.is_recut else checkpoint.last_number()
+        mark = sent.reached if is_same and sent.planned == last else last
         self._doubt(checkpoint, mark, sent)
         self._notes.append("the checkpoint was lost: planned anew from the manifest")
 

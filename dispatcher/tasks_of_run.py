@@ -144,9 +144,7 @@ async def _describe_untagged(
 
 
 async def _views(lookup: Lookup, task_ids: Sequence[str]) -> Sequence[TaskView | None]:
-    async with asyncio.TaskGroup() as tasks:
-        asked = [tasks.create_task(lookup.task(task_id)) for task_id in task_ids]
-    return [task.result() for task in asked]
+    return await asyncio.gather(*(lookup.task(task_id) for task_id in task_ids))
 
 
 def _joined(task: FoundTask, view: TaskView, lookup: Lookup) -> FoundTask:

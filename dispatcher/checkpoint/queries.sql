@@ -102,6 +102,9 @@ FROM batch b LEFT JOIN outcome o ON o.batch = b.number WHERE b.number = :number
 -- name: park_like
 UPDATE batch SET removed = (SELECT removed FROM batch WHERE number = :parent) WHERE number = :child
 
+-- name: highest_outcome
+SELECT coalesce(max(batch), 0) FROM outcome WHERE batch <= :up_to
+
 -- name: last_number
 SELECT coalesce(max(number), 0) FROM batch
 

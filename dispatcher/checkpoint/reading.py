@@ -173,6 +173,10 @@ class SqliteReader:
     def last_number(self) -> int:
         return int(self._value(QUERIES["last_number"]))
 
+    def highest_outcome(self, up_to: int) -> int:
+        """Return the highest batch up to `up_to` that has an outcome, 0 without one."""
+        return int(self._value_of("highest_outcome", {"up_to": up_to}))
+
     def rows(self, *, after: int = 0) -> Iterator[Row]:
         with explained(self.path):
             row: Any

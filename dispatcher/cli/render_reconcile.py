@@ -33,6 +33,8 @@ def reconciled_text(found: Reconciled) -> str:
         if count:
             lines.append(f"           {count} devices {words}")
     lines += [f"in doubt   {count} devices: {why}" for why, count in sorted(found.doubts.items())]
+    if found.unlisted:
+        lines.append(f"           {found.unlisted} tasks that are known to exist are not listed")
     if found.behind:
         lines.append("           the service knows of sendings that this checkpoint does not")
     if found.twice:
