@@ -150,10 +150,10 @@ class Reconciliation:
         store = self._recovered.store
         if store is None:
             return
-        last, first_sent_at = self._stored.last_number(), self._recovered.first_sent_at
-        # The registry first, as with a claim: a crash in between must not leave a run that binds nothing.
-        self._recovered.remember(first_sent_at, last)
-        store.doubt_up_to(last, first_sent_at, now=self._clock.wall(), held=True)
+        last = self._stored.last_number()
+        # The checkpoint first: with the registry alone, a crash in between would leave all of it planned.
+        store.doubt_up_to(last, self._recovered.first_sent_at, now=self._clock.wall(), held=True)
+        self._recovered.remember(mark=last, is_recut=True)
 
     def _settle(self, view: View, nowhere: Sequence[FoundTask], *, is_behind: bool) -> None:
         """Rule batch by batch, and write by the block; batches made meanwhile are not looked at again."""
@@ -231,9 +231,8 @@ class Reconciliation:
         if store is None or not (rulings or nowhere):
             return
         now = self._clock.wall()
-        is_cut = bool(nowhere) or any(len(ruling.parts) > 1 for ruling in rulings)
-        if is_cut:
-            self._recovered.remember(self._recovered.first_sent_at, 0)
+        is_recut = bool(nowhere) or any(len(ruling.parts) > 1 for ruling in rulings)
+        self._recovered.remember(is_recut=is_recut)
         store.rule(rulings, strays=nowhere, now=now)
         arns = (p.task.task_arn for r in rulings for p in r.parts if p.task is not None)
         account = account_of(next(arns, None))

@@ -65,10 +65,10 @@ class Recovered:
             checkpoint, checkpoint, plan, prepared.marker, None, plan.planned_at if since is None else since
         )
 
-    def remember(self, first_sent_at: float, mark: int) -> None:
-        """Note in the registry that the run was sent, and that batches are cut anew."""
+    def remember(self, *, is_recut: bool, mark: int = 0) -> None:
+        """Note in the registry that the run was sent, and whether batches are cut anew."""
         if self.marker is not None:
-            self.marker.reconciled(first_sent_at=first_sent_at, mark=mark)
+            self.marker.reconciled(first_sent_at=self.first_sent_at, mark=mark, is_recut=is_recut)
 
     def close(self, *, now: float) -> None:
         """Give lease, files and locks back."""

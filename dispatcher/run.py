@@ -90,8 +90,7 @@ class Run:
     def may_be_known_elsewhere(self) -> bool:
         """Whether nothing here tells of a call of this run, and the service could be asked for one."""
         counts = self.counts
-        was_sent = self._prepared.marker.record.first_sent_at is not None
-        unknown = not (was_sent or counts.accepted or counts.in_doubt or counts.rejected)
+        unknown = not (counts.accepted or counts.in_doubt or counts.rejected)
         return unknown and self.plan.system_tags and self._settings.reconcile
 
     @property

@@ -127,15 +127,15 @@ class Marker:
         )
         self._registry.put(self.record)
 
-    def reconciled(self, *, first_sent_at: float, mark: int) -> None:
-        """Note that the run was sent by another runner, or that a reconcile cuts batches anew."""
+    def reconciled(self, *, first_sent_at: float, mark: int, is_recut: bool) -> None:
+        """Note that the run was sent, perhaps by another runner, and whether batches are cut anew."""
         old = self.record
         self.record = msgspec.structs.replace(
             old,
             first_sent_at=old.first_sent_at if old.first_sent_at is not None else first_sent_at,
             mark=max(old.mark, mark),
-            is_recut=True,
-            planned=0,
+            is_recut=old.is_recut or is_recut,
+            planned=0 if is_recut else old.planned,
         )
         if self.record != old:
             self._registry.put(self.record)

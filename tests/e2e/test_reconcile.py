@@ -378,3 +378,38 @@ def test_a_denied_list_is_exit_3(site: Site, emulate: Emulators) -> None:
     assert site.run(site.manifest(site.ids(20)), service).code == 0
     found = reconcile(site, "fleet", code=3)
     assert "snow-device-management:ListTasks" in found["error"]
+
+
+def test_a_signal_ends_it_resumably(site: Site, emulate: Emulators) -> None:
+    """130 and 143, one line with the command to go on; what was written stays."""
+    service = emulate(2_000)
+    manifest = site.manifest(site.ids(2_000), limits={"rate_per_s": 2_000, "burst": 50})
+    assert site.run(manifest, service).code == 0
+    for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 143)):
+        process = site.start("reconcile", "fleet", "--json", "--rate", 1)
+        before = len(service.running.ledger.calls)
+        site.signal_after(process, service, before + 1, number)
+        done = site.end(process)
+        assert (done.code, len(done.errors)) == (code, 1), done.err
+        assert "dispatcher reconcile fleet --rate 1" in done.errors[0]
+        assert json.loads(done.out)["exit"] == code
+    assert reconcile(site, "fleet")["accepted"] == 2_000
+
+
+def test_a_lost_checkpoint_is_told_what_to_do(site: Site, emulate: Emulators) -> None:
+    """`reconcile RUN` cannot make the plan anew: exit 4, and the line says that the manifest can."""
+    service = emulate(20)
+    assert site.run(site.manifest(site.ids(20)), service).code == 0
+    lose(site)
+    assert "reconcile the manifest" in reconcile(site, "fleet", code=4)["error"]
+
+
+def test_a_live_run_is_left_alone(site: Site, emulate: Emulators) -> None:
+    """Another runner has the lease: exit 4, and it goes on."""
+    service = emulate(400, latency_s=0.02)
+    manifest = site.manifest(site.ids(400), limits={"rate_per_s": 40, "burst": 5})
+    process = site.start_run(manifest, service)
+    site.wait_until(lambda: len(service.calls) > 2)
+    assert "another runner" in reconcile(site, "fleet", code=4)["error"]
+    process.send_signal(signal.SIGTERM)
+    assert site.end(process).code == 143
