@@ -34,10 +34,12 @@ if TYPE_CHECKING:
         RunStarted,
         TaskReplayed,
     )
+    from dispatcher.reconciled import Broken, Reconciled
     from dispatcher.settings import Settings
 
 __all__ = [
     "BatchSettled",
+    "Broken",
     "CheckpointCorrupt",
     "CheckpointError",
     "CheckpointIo",
@@ -55,6 +57,7 @@ __all__ = [
     "PlanMismatch",
     "RateChanged",
     "Receipt",
+    "Reconciled",
     "RunEnded",
     "RunInterrupted",
     "RunStarted",
@@ -102,6 +105,10 @@ _HOMES = {
         "RunEnded",
         "RunStarted",
         "TaskReplayed",
+    ),
+    "dispatcher.reconciled": (
+        "Broken",
+        "Reconciled",
     ),
     "dispatcher.settings": ("Settings",),
 }
