@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from dispatcher.errors import PlanMismatch
-from dispatcher.model import BatchState, FoundTask
+from dispatcher.model import BatchState, Command, FoundTask
 from dispatcher.plan import ClientTokens
 from dispatcher.policy.reconcile import View, conflicts, decide
 from dispatcher.policy.token_window import TokenWindow
@@ -86,7 +86,7 @@ class Reconciliation:
             is_complete=tasks.is_complete,
             unlisted=unlisted,
             assume_absent=self._settings.assume_absent,
-            is_harmful=self._plan.command == "reboot",
+            is_harmful=self._plan.command != Command.UNLOCK,
             removed=self._recovered.removed,
         )
         await self._offload.run(lambda: self._settle(view, nowhere, is_behind=behind))
