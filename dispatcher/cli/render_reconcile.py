@@ -20,7 +20,7 @@ def reconciled_text(found: Reconciled) -> str:
     end = "" if found.complete else ", not to its end"
     lines = [
         f"run        {found.run}{' (dry run: nothing was written)' if found.dry_run else ''}",
-        f"listed     {found.listed} tasks on {found.pages} pages{end}; {found.tasks} of this run",
+        f"listed     {found.listed} tasks in {found.pages} calls{end}; {found.tasks} of this run",
     ]
     verb = "would be " if found.dry_run else ""
     for count, words in (

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from dispatcher.checkpoint.base import Plan
 from dispatcher.checkpoint.memory import MemoryCheckpoint
+from dispatcher.checkpoint.registry import Marker, Record, Registry
 from dispatcher.checkpoint.writer import InlineOffload
 from dispatcher.errors import CheckpointError, PlanMismatch, RunStopped
 from dispatcher.lookup import Lookup
@@ -28,6 +29,7 @@ from tests.engine.conftest import EPOCH, VirtualClock, VirtualTimeLoop
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     from dispatcher.reconciled import Reconciled
 
@@ -55,6 +57,7 @@ class World:
     fate: Callable[[str, int], Answer | None] = lambda _operation, _call: None
     reads: list[tuple[float, str]] = field(default_factory=list)
     removed: set[str] | None = None
+    marker: Marker | None = None
 
     def planned(self, devices: Sequence[str]) -> None:
         self.store.write_plan(self.plan, [Lane(index=0, region="us-west-2")], cut([sorted(devices)]))
@@ -110,7 +113,7 @@ class World:
         async def work() -> Reconciled:
             clock = VirtualClock()
             recovered = Recovered(
-                self.store, self.store, self.plan, None, None, SENT_AT, removed=self.removed
+                self.store, self.store, self.plan, self.marker, None, SENT_AT, removed=self.removed
             )
             lookup = Lookup(self.transport(), chosen, clock, rng=random.Random(1))
             made = Reconciliation(recovered, chosen, lookup, clock, offload=InlineOffload())
@@ -345,6 +348,56 @@ def test_killed_between_two_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
             world.reconcile()
         outcomes.append(world.states())
     assert all(found == outcomes[-1] for found in outcomes)
+
+
+def marked(world: World, folder: Path) -> Registry:
+    """Give a world a registry that knows of no sending."""
+    record = Record(
+        run="bench", checkpoint="-", plan_id="p", intent_digest="i", selection_digest="s",
+        inventory_digest="d",
+        token_version=1, endpoint_url=None, region="us-west-2", planned_at=EPOCH, planned=2,
+    )  # fmt: skip
+    registry = Registry(folder)
+    registry.put(record)
+    world.marker = Marker(registry, record)
+    return registry
+
+
+def test_the_registry_is_never_ahead_of_the_doubt(tmp_path: Path) -> None:
+    """Were the run marked as sent while all of it is still planned, a crash would have it sent again."""
+    world = World()
+    world.planned(ids(20))
+    world.task(*ids(20)[:10])
+    registry = marked(world, tmp_path)
+    doubt = world.store.doubt_up_to
+
+    def killed(*_arguments: Any, **_options: Any) -> None:
+        raise CheckpointError("killed")
+
+    world.store.doubt_up_to = killed  # type: ignore[method-assign]
+    with pytest.raises(CheckpointError, match="killed"):
+        world.reconcile()
+    kept = registry.get("bench")
+    assert kept is not None
+    assert kept.first_sent_at is None
+    assert {state for state, _ in world.states().values()} == {"planned"}
+    world.store.doubt_up_to = doubt  # type: ignore[method-assign]
+    assert (world.reconcile().counts.in_doubt, world.marker and world.marker.record.first_sent_at) == (
+        *(10, SENT_AT),
+    )
+
+
+def test_the_registry_learns_of_a_sending_it_did_not_know(tmp_path: Path) -> None:
+    """What is adopted was sent: a checkpoint that is lost after that is not planned anew."""
+    world = World()
+    world.planned(ids(20))
+    world.doubt(1)
+    world.task(*ids(20)[:10])
+    registry = marked(world, tmp_path)
+    world.reconcile()
+    kept = registry.get("bench")
+    assert kept is not None
+    assert (kept.first_sent_at, kept.is_recut, kept.planned) == (SENT_AT, False, 2)
 
 
 def test_without_system_tags_only_the_same_devices_count() -> None:
