@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, cast
 
 from dispatcher.checkpoint.memory import MemoryCheckpoint
 from dispatcher.model import Batch
-from dispatcher.prepare import Prepared
+from dispatcher.prepared import Prepared
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

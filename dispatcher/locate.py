@@ -91,7 +91,7 @@ def find_checkpoint(word: str, settings: Resolved) -> Path:
         if record is not None:
             raise CheckpointError(
                 f"the checkpoint of run {word} is not at {record.checkpoint} any more",
-                hint="put it back, or name where it is now",
+                hint="put it back, or name where it is now; if it is lost, reconcile the manifest",
             )
         if (settings.state_dir / f"{word}.db").exists():
             return settings.state_dir / f"{word}.db"

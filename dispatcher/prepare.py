@@ -15,23 +15,23 @@ from __future__ import annotations
 
 import time
 import uuid
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from dispatcher.checkpoint.base import Checkpoint, Plan
+from dispatcher.checkpoint.base import Plan
 from dispatcher.checkpoint.lease import Holder, Locks, check_holder, lock_paths, this_holder
 from dispatcher.checkpoint.registry import Marker, Record, Registry
 from dispatcher.checkpoint.sqlite import SqliteCheckpoint
 from dispatcher.diff import Diff, check_removals, diff, edit_words
 from dispatcher.errors import CheckpointError, PlanMismatch
-from dispatcher.hints import adding, resume
+from dispatcher.hints import adding, reconcile, resume
 from dispatcher.inventory import open_inventory
 from dispatcher.locate import OrphanedWal, binds, is_older, is_unplanned, stored_plan
-from dispatcher.model import Counts, Lane
+from dispatcher.model import Lane
 from dispatcher.plan import Fold, cut
+from dispatcher.prepared import Prepared
 from dispatcher.spool import SortedSpool
 
 if TYPE_CHECKING:
@@ -40,26 +40,6 @@ if TYPE_CHECKING:
     from dispatcher.intent import Intent
     from dispatcher.inventory import InventoryReader, InventoryReport
     from dispatcher.settings import Resolved
-
-
-@dataclass(slots=True)
-class Prepared:
-    """A run that may be sent: leased, planned, with its registry record."""
-
-    checkpoint: Checkpoint
-    plan: Plan
-    marker: Marker
-    locks: Locks
-    counts: Counts
-    is_resumed: bool = False
-    notes: list[str] = field(default_factory=list)
-    """Sentences for the operator: planned anew, edited, rebuilt, taken over."""
-    diff: dict[str, int] | None = None
-
-    def close(self) -> None:
-        """Give files and locks back; the lease row is the caller's to release."""
-        self.checkpoint.close()
-        self.locks.release()
 
 
 class Preparation:
@@ -231,7 +211,7 @@ class Preparation:
             state = "is older than what the registry remembers" if has_plan else "is gone"
             raise CheckpointError(
                 f"the checkpoint of run {intent.run} {state} and cannot be rebuilt: {why}",
-                hint=f"was {last} moved? Put it back; `dispatcher reconcile` (to come) will ask the service",
+                hint=f"was {last} moved? Put it back; if it is lost: {reconcile()}",
             )
         self._check_holder(checkpoint)
         stored = checkpoint.plan() if has_plan else None
@@ -242,7 +222,7 @@ class Preparation:
                     hint=f"put the checkpoint of {last} back, or give --run-key to begin a new run",
                 )
             self._write(intent, checkpoint, inventory, digest, rebuilt=True)
-        checkpoint.acquire(_encoded(this_holder()), now=self._now())
+        checkpoint.acquire(encoded(this_holder()), now=self._now())
         checkpoint.doubt_up_to(record.mark, record.first_sent_at, now=self._now())
         self._notes.append(
             f"the checkpoint was {'older than the registry' if has_plan else 'lost'}: rebuilt, and every"
@@ -275,7 +255,7 @@ class Preparation:
                 selection_digest=intent.selection_digest,
                 bad_rows=report.bad_rows,
             )
-            checkpoint.acquire(_encoded(this_holder()), now=self._now())
+            checkpoint.acquire(encoded(this_holder()), now=self._now())
             self._remember(checkpoint, edited, is_recut=changes > 0)  # first: a crash must not find it unsaid
             checkpoint.edit(edited, work=found.work(), added=cut(found.new_blocks()), now=self._now())
         finally:
@@ -306,7 +286,7 @@ class Preparation:
             locks.release()
             raise
 
-    def _check_resumable(self, plan: Plan, checkpoint: SqliteCheckpoint) -> None:
+    def _check_place(self, plan: Plan) -> None:
         asked = self._settings
         for what in ("endpoint_url", "region"):
             now, then = getattr(asked, what), getattr(plan, what)
@@ -315,6 +295,9 @@ class Preparation:
                     f"run {plan.run} was planned for {what} {then or 'of AWS'}, not {now}",
                     hint=f"resume it without that (origin: {asked.origins[what]}), or give another --run-key",
                 )
+
+    def _check_resumable(self, plan: Plan, checkpoint: SqliteCheckpoint) -> None:
+        self._check_place(plan)
         record = self._registry.get(plan.run)
         if record is None or record.first_sent_at is None or not is_older(checkpoint, plan, record):
             return
@@ -322,7 +305,7 @@ class Preparation:
         newer = f"use the newer one: {resume(str(last))}" if last != checkpoint.path else None
         raise CheckpointError(
             f"{checkpoint.path} is older than what the registry remembers of run {plan.run}",
-            hint=newer or "run its manifest again: it may be rebuilt",
+            hint=newer or "run its manifest again: it may be rebuilt; or reconcile its manifest",
         )
 
     # both
@@ -351,7 +334,7 @@ class Preparation:
         is_resumed: bool,
         limits: dict[str, int | float] | None = None,
     ) -> Prepared:
-        checkpoint.acquire(_encoded(this_holder()), now=self._now())
+        checkpoint.acquire(encoded(this_holder()), now=self._now())
         plan = stored_plan(checkpoint)
         if limits is not None and limits != plan.limits:
             plan = msgspec.structs.replace(plan, limits=limits)
@@ -373,6 +356,8 @@ class Preparation:
         old = self._registry.get(plan.run)
         standing = checkpoint.standing()
         was_sent = old is not None and (old.plan_id == plan.plan_id or plan.rebuilt)
+        is_new = standing.claims == 0 and not was_sent
+        planned = checkpoint.last_number() if is_new else old.planned if old and was_sent else 0
         record = Record(
             run=plan.run,
             checkpoint=str(checkpoint.path),
@@ -388,6 +373,9 @@ class Preparation:
             claims=standing.claims,
             mark=standing.mark,
             is_recut=is_recut or bool(old and was_sent and old.is_recut),
+            planned=0 if is_recut else planned,
+            # A claim that a crash kept from the registry is a doubt by now, and resent without a new claim.
+            reached=max(old.reached if old and was_sent else 0, checkpoint.highest_outcome(planned)),
         )
         if record.first_sent_at is None and standing.claims:
             record = msgspec.structs.replace(record, first_sent_at=plan.planned_at)
@@ -396,5 +384,6 @@ class Preparation:
         return record
 
 
-def _encoded(holder: Holder) -> str:
+def encoded(holder: Holder) -> str:
+    """Return a holder as the lease keeps it."""
     return msgspec.json.encode(holder).decode()

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from dispatcher.checkpoint.base import Plan
     from dispatcher.clock import Clock
     from dispatcher.model import Counts, Outcome
-    from dispatcher.prepare import Prepared
+    from dispatcher.prepared import Prepared
     from dispatcher.settings import Resolved
     from dispatcher.transport.base import Transport
 
@@ -85,6 +85,13 @@ class Run:
     @property
     def is_resumed(self) -> bool:
         return self._prepared.is_resumed
+
+    @property
+    def may_be_known_elsewhere(self) -> bool:
+        """Whether nothing here tells of a call of this run, and the service could be asked for one."""
+        counts = self.counts
+        unknown = not (counts.accepted or counts.in_doubt or counts.rejected)
+        return unknown and self.plan.system_tags and self._settings.reconcile
 
     @property
     def account(self) -> str | None:

@@ -247,7 +247,7 @@ class Sender:
                 self._admission.arrive()
         except DispatcherError:
             return  # the writer keeps its failure, and the engine stops for it
-        if view is None:
+        if isinstance(view, Answer):
             return
         skew_s = view.service_now - self._clock.wall() if view.service_now is not None else 0.0
         if view.created_at - skew_s < self._plan.planned_at - REPLAY_SLACK_S:

@@ -48,6 +48,8 @@ _SCHEMA = Section(
         "limit": number("a whole number of at least 1", lambda n: n >= 1, whole=True),
         "transport": text_rule(one_of(TRANSPORTS)),
         "rate_control": text_rule(one_of(RATE_CONTROLS)),
+        "reconcile": flag,
+        "assume_absent": flag,
         "accept_removals": _COUNT,
         "skip_bad_rows": flag,
         "take_over": flag,
@@ -66,6 +68,7 @@ _DEFAULTS: dict[str, Any] = {
     "patience_s": 3600.0,
     "transport": "auto",
     "rate_control": "aimd",
+    "reconcile": True,
     "accept_removals": 0,
     "skip_bad_rows": False,
     "take_over": False,
@@ -78,6 +81,9 @@ MAX_NAME_BYTES = 255
 TOKEN_WINDOW_S = {Command.REBOOT: 600.0, Command.UNLOCK: 21_600.0}
 """A second reboot harms, a second unlock does not; no service of this family publishes less than 60 s,
 and most publish 8 hours."""
+
+ASSUME_ABSENT = {Command.REBOOT: False, Command.UNLOCK: True}
+"""A reboot is sent at most once, an unlock at least once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +109,10 @@ class Settings:
     """At most so many devices that were not sent before, then stop."""
     transport: str | None = None
     rate_control: str | None = None
+    reconcile: bool | None = None
+    """Whether `run` and `resume` ask the service about what they may not send again."""
+    assume_absent: bool | None = None
+    """Whether a task that the service does not list is taken for never created; None: by the command."""
     accept_removals: int | None = None
     skip_bad_rows: bool | None = None
     take_over: bool | None = None
@@ -181,6 +191,7 @@ class Settings:
         origins = dict.fromkeys(_SCHEMA.rules, "default")
         values.update(_DEFAULTS)
         values["token_window_s"] = TOKEN_WINDOW_S[command]
+        values["assume_absent"] = ASSUME_ABSENT[command]
         layers = [self.below, _of_manifest(manifest) if manifest else _of_plan(stored or {})]
         layers.append(
             {
@@ -218,6 +229,8 @@ class Resolved:
     limit: int | None
     transport: str
     rate_control: str
+    reconcile: bool
+    assume_absent: bool
     accept_removals: int
     skip_bad_rows: bool
     take_over: bool

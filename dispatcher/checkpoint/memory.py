@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Sequence
 
     from dispatcher.checkpoint.base import Pulse
+    from dispatcher.model import FoundTask, Ruling
 
 
 _INTERRUPTED = "the process ended before an answer was recorded"
@@ -234,11 +235,24 @@ class MemoryCheckpoint:
             default=None,
         )
 
-    def doubt_up_to(self, mark: int, first_sent_at: float, *, now: float) -> None:
+    def doubt_kinds(self, open_since: float) -> dict[str, tuple[int, float]]:
+        found: dict[str, tuple[int, float]] = {}
+        for number, kept in self._kept.items():
+            if kept.outcome.state is not BatchState.IN_DOUBT:
+                continue
+            first = kept.outcome.first_sent_at or 0.0
+            is_held = kept.held == 0 or number in self._removed
+            kind = "held" if is_held else "resendable" if first > open_since else "expired"
+            devices, earliest = found.get(kind, (0, first))
+            found[kind] = (devices + kept.outcome.devices, min(earliest, first))
+        return found
+
+    def doubt_up_to(self, mark: int, first_sent_at: float, *, now: float, held: bool = False) -> None:
         self._fence(now)
         for number in sorted(self._batches):
             if number <= mark and number not in self._kept:
                 self._doubt(number, first_sent_at, now, "Rebuilt", _REBUILT)
+                self._kept[number].held = 0 if held else None
         self._standing = self._standing._replace(mark=max(self._standing.mark, mark))
 
     def edit(
@@ -274,6 +288,33 @@ class MemoryCheckpoint:
         self._next_number += len(children)
         self._batches.update({child.number: child for child in children})
         self._settle(outcomes)
+
+    def rule(self, rulings: Sequence[Ruling], *, strays: Sequence[FoundTask] = (), now: float) -> None:
+        with self.together(now=now):
+            for ruling in rulings:
+                self._apply_ruling(ruling, now)
+            for task in strays:
+                batch = Batch(self._next_number, 0, 0, task.targets, None, False)
+                self._next_number += 1
+                self._batches[batch.number] = batch
+                self._settle([cutting.adopted(batch, task, now)])
+
+    def _apply_ruling(self, ruling: Ruling, now: float) -> None:
+        number = ruling.batch
+        if number in self._claims:
+            raise CheckpointError(f"batch {number} is on the wire; this is a bug")
+        parent, kept = self._batches[number], self._kept.get(number)
+        old, held = (kept.outcome, kept.held) if kept else (None, None)
+        made = cutting.ruled(ruling, parent, old, held, first=self._next_number, now=now)
+        self._kept.pop(number, None)
+        self._next_number += len(made.children)
+        self._batches.update({child.number: child for child in made.children})
+        if number in self._removed:
+            self._removed.update(made.parked)
+        if made.is_planned:
+            self._batches[number] = replace(parent, fresh=False)
+            self._removed.discard(number)
+        self._settle(made.outcomes)
 
     def amend(self, plan: Plan, *, now: float) -> None:
         self._fence(now)
@@ -325,8 +366,11 @@ class MemoryCheckpoint:
             len(row.targets) for row in self._all_rows() if row.removed and row.state == BatchState.REJECTED
         )
 
-    def rows(self) -> Iterator[Row]:
-        return (row for row in self._all_rows() if row.state != BatchState.SPLIT)
+    def last_number(self) -> int:
+        return max(self._batches, default=0)
+
+    def rows(self, *, after: int = 0) -> Iterator[Row]:
+        return (row for row in self._all_rows() if row.state != BatchState.SPLIT and row.number > after)
 
     def _all_rows(self) -> Iterator[Row]:
         for number, batch in sorted(self._batches.items()):

@@ -158,11 +158,6 @@ class SqliteReader:
         return None if found is None else float(found)
 
     def doubt_kinds(self, open_since: float) -> dict[str, tuple[int, float]]:
-        """Return devices in doubt, and their earliest first sending, by what may become of them.
-
-        `resendable`: first sent after `open_since`, so inside the token window; `expired`: before it;
-        `held`: only a reconcile may settle them.
-        """
         with explained(self.path):
             rows = self._all(QUERIES["doubt_kinds"], {"open_since": open_since})
         return {kind: (devices, first_sent_at) for kind, devices, first_sent_at in rows}
@@ -175,10 +170,17 @@ class SqliteReader:
             for n, lane, wave, targets, parent, fresh, *rest in rows
         ]
 
-    def rows(self) -> Iterator[Row]:
+    def last_number(self) -> int:
+        return int(self._value(QUERIES["last_number"]))
+
+    def highest_outcome(self, up_to: int) -> int:
+        """Return the highest batch up to `up_to` that has an outcome, 0 without one."""
+        return int(self._value_of("highest_outcome", {"up_to": up_to}))
+
+    def rows(self, *, after: int = 0) -> Iterator[Row]:
         with explained(self.path):
             row: Any
-            for row in self._db.execute(QUERIES["rows"], {"after": 0}):
+            for row in self._db.execute(QUERIES["rows"], {"after": after}):
                 targets, state, claimed = row[3], row[5], row[13]
                 state = state or ("sent" if claimed else "planned")
                 ids = tuple(targets.split(" "))

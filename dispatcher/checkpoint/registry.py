@@ -54,6 +54,10 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     """The highest batch number ever claimed."""
     is_recut: bool = False
     """Whether a split, an edit or `--limit` cut batches anew: then the plan cannot be rebuilt."""
+    planned: int = 0
+    """Batches as they were planned first; 0 where that is not known: then `reached` says nothing."""
+    reached: int = 0
+    """The highest of these that was claimed, or of which a part was: above it a reconcile need not doubt."""
 
 
 class Registry:
@@ -119,5 +123,28 @@ class Marker:
             claims=old.claims + 1,
             mark=max(old.mark, *(batch.number for batch in batches)),
             is_recut=old.is_recut or recut or any(batch.parent is not None for batch in batches),
+            reached=max(old.reached, *(_origin(batch, old.planned) for batch in batches)),
         )
         self._registry.put(self.record)
+
+    def reconciled(self, *, first_sent_at: float, mark: int, is_recut: bool) -> None:
+        """Note that the run was sent, perhaps by another runner, and whether batches are cut anew."""
+        old = self.record
+        self.record = msgspec.structs.replace(
+            old,
+            first_sent_at=old.first_sent_at if old.first_sent_at is not None else first_sent_at,
+            mark=max(old.mark, mark),
+            is_recut=old.is_recut or is_recut,
+            planned=0 if is_recut else old.planned,
+        )
+        if self.record != old:
+            self._registry.put(self.record)
+
+
+def _origin(batch: Batch, planned: int) -> int:
+    """Return the batch of the first plan that `batch` is or is a part of, 0 for a part of a part.
+
+    That one is claimed after its parent, or after a sibling of its parent: there the origin was counted.
+    """
+    number = batch.number if batch.parent is None else batch.parent
+    return number if number <= planned else 0

@@ -56,6 +56,10 @@ _RUN_OPTIONS = (
     click.option("--limit", metavar="N", help="Send at most N new devices, then stop, resumable."),
     click.option("--transport", type=_Choice(TRANSPORTS), help="How calls are made."),
     click.option("--rate-control", type=_Choice(RATE_CONTROLS), help="Learn it, or hold the ceiling."),
+    click.option("--reconcile/--no-reconcile", default=None, help="Ask about what may not be resent."),
+    click.option(
+        "--assume-absent/--at-most-once", default=None, help="Send again what the service does not list."
+    ),
     click.option("--accept-removals", metavar="N", help="Agree to N devices being taken out."),
     click.option("--skip-bad-rows", is_flag=True, default=None, help="Leave rows without a usable id out."),
     click.option("--take-over", is_flag=True, default=None, help="Take the run from a dead host."),

@@ -42,6 +42,7 @@ def summary_text(summary: Summary) -> str:
         )
     if summary.counts.in_doubt:
         lines.append(f"in doubt   list them with: {command('report', summary.run)} --state in_doubt")
+        lines.append(f"           ask the service with: {command('reconcile', summary.run)}")
     if summary.counts.accepted:
         lines.append(LAST_WORD)
     return "\n".join(lines)

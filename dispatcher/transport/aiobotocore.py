@@ -39,9 +39,10 @@ from dispatcher.manifest import is_loopback
 from dispatcher.model import Answer, Kind
 from dispatcher.plan import SYSTEM_TAG_RUN, SYSTEM_TAG_TOKEN
 from dispatcher.redact import redacted
-from dispatcher.transport.base import MAX_BODY_BYTES, TaskView, answer_for, clean
+from dispatcher.transport.base import MAX_BODY_BYTES, TaskPage, TaskView, answer_for, clean
 from dispatcher.transport.chain import Chain, KeptCredentials, NothingFound, has_credentials, words
 from dispatcher.transport.credentials import CredentialKeeper, Found, NoCredentials
+from dispatcher.transport.looking import page_of, view_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -58,7 +59,7 @@ _SKEW_S = 60.0
 
 
 class AiobotocoreTransport:
-    """CreateTask and DescribeTask of one lane through aiobotocore."""
+    """CreateTask, DescribeTask and ListTasks of one lane through aiobotocore."""
 
     def __init__(
         self,
@@ -163,6 +164,17 @@ class AiobotocoreTransport:
         return None
 
     async def create_task(self, targets: Sequence[str], client_token: str) -> Answer:
+        parameters = {"targets": list(targets), "clientToken": client_token, **self._constant}
+        tags = self._tags(client_token)
+        if tags:
+            parameters["tags"] = tags
+        response = await self._ask("create_task", parameters, targets)
+        return response if isinstance(response, Answer) else _success(response)
+
+    async def _ask(
+        self, operation: str, parameters: dict[str, Any], targets: Sequence[str] = ()
+    ) -> dict[str, Any] | Answer:
+        """Call once; return the parsed success, or what came instead."""
         keeper = self._keeper
         if not keeper.is_fresh:
             try:
@@ -170,13 +182,9 @@ class AiobotocoreTransport:
             except NoCredentials as error:
                 return _unsigned(error)
         used = keeper.use()
-        parameters = {"targets": list(targets), "clientToken": client_token, **self._constant}
-        tags = self._tags(client_token)
-        if tags:
-            parameters["tags"] = tags
         try:
             async with asyncio.timeout(self._timeout_s):
-                response = await self._client.create_task(**parameters)
+                response: dict[str, Any] = await getattr(self._client, operation)(**parameters)
         except TimeoutError:
             return Answer(
                 kind=Kind.NO_REPLY, code="Timeout", message=f"no answer within {self._timeout_s:g} s"
@@ -188,7 +196,7 @@ class AiobotocoreTransport:
             return answer
         except Exception as error:  # noqa: BLE001  (whatever the SDK raises is an answer, never a crash)
             return _failed(error)
-        return _success(response)
+        return response
 
     def _tags(self, client_token: str) -> dict[str, str]:
         if not self._plan.system_tags:
@@ -208,16 +216,18 @@ class AiobotocoreTransport:
         if served_at is not None:
             self._skew_s = served_at - time.time()
 
-    async def describe_task(self, task_id: str) -> TaskView | None:
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                response = await self._client.describe_task(taskId=task_id)
-            created_at = response["createdAt"].timestamp()
-        except Exception:  # noqa: BLE001  (a courtesy look-up: a missing permission must not matter)
-            return None
-        return TaskView(
-            created_at, _date_of(response.get("ResponseMetadata", {})), tuple(response.get("targets", ()))
-        )
+    async def describe_task(self, task_id: str) -> TaskView | Answer:
+        response = await self._ask("describe_task", {"taskId": task_id})
+        if isinstance(response, Answer):
+            return response
+        return view_of(response, _date_of(response.get("ResponseMetadata", {})))
+
+    async def list_tasks(self, next_token: str | None, limit: int) -> TaskPage | Answer:
+        parameters: dict[str, Any] = {"maxResults": limit}
+        if next_token is not None:
+            parameters["nextToken"] = next_token
+        response = await self._ask("list_tasks", parameters)
+        return response if isinstance(response, Answer) else page_of(response)
 
     async def identity(self) -> str | None:
         """Return the caller's account, by STS or else by the credentials; None where it is not AWS's."""

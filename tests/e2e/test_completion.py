@@ -56,7 +56,7 @@ def candidates(shell: Site, line: str) -> list[str]:
     ("line", "offered"),
     [
         ("dispatcher ", [*_COMMANDS]),
-        ("dispatcher re", ["resume", "report"]),
+        ("dispatcher re", ["resume", "reconcile", "report"]),
         ("dispatcher status ", ["night", "night@to", "other"]),
         ("sudo /opt/x/dispatcher resume ni", ["night", "night@to"]),
         ("dispatcher report night@", ["to"]),

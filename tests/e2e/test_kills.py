@@ -109,7 +109,7 @@ def test_doubt_of_a_kill_outlives_the_window(site: Site, emulate: Emulators) -> 
     sent = {call.client_token for call in service.calls}
     until = max(call.at for call in service.calls) + 1.0
     site.wait_until(lambda: site.now() > until)
-    done = site.run(manifest, service)
+    done = site.run(manifest, service, "--no-reconcile")
     assert done.code == 1, done.err
     assert done.summary["in_doubt"] > 0
     again = [call for call in service.calls if call.replayed]
@@ -122,6 +122,6 @@ def test_doubt_of_a_kill_outlives_the_window(site: Site, emulate: Emulators) -> 
     )
     listed = site.do("report", "fleet", "--state", "in_doubt", "--format", "jsonl")
     assert len(listed.out.splitlines()) == done.summary["in_doubt"]
-    again_done = site.run(manifest, service)
+    again_done = site.run(manifest, service, "--no-reconcile")
     assert (again_done.code, again_done.summary["calls"]) == (1, 0)
     assert again_done.summary["already_complete"] is True

@@ -22,7 +22,7 @@ from dispatcher.errors import DispatcherError
 from dispatcher.model import Answer, Kind, Lane, Summary
 from dispatcher.observe import Event, Hooks
 from dispatcher.plan import cut
-from dispatcher.prepare import Prepared
+from dispatcher.prepared import Prepared
 from dispatcher.run import Run
 from dispatcher.settings import Settings
 from dispatcher.transport.base import TaskView

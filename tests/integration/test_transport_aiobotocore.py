@@ -20,6 +20,7 @@ from dispatcher.emulator.faults import Fault, FaultPlan
 from dispatcher.emulator.fleet import GeneratedFleet, fleet_id
 from dispatcher.model import Answer, Kind
 from dispatcher.transport.aiobotocore import AiobotocoreTransport
+from dispatcher.transport.base import TaskPage, TaskView
 
 TOKEN = "a" * 64
 
@@ -104,10 +105,19 @@ def test_a_success_brings_the_task() -> None:
                 "dispatcher-token": TOKEN,
             }
             view = await transport.describe_task(answer.task_id)
-            assert view is not None
+            assert isinstance(view, TaskView)
             assert view.targets == ("smd-1", "smd-2")
             assert abs(view.created_at - time.time()) < 60
-            assert await transport.describe_task("st-unknown") is None
+            unknown = await transport.describe_task("st-unknown")
+            assert isinstance(unknown, Answer)
+            assert unknown.kind is Kind.POISON
+            page = await transport.list_tasks(None, 10)
+            assert isinstance(page, TaskPage)
+            assert [(one.task_id, one.tags["dispatcher-token"]) for one in page.tasks] == [
+                (answer.task_id, TOKEN)
+            ]
+            assert page.next_token is None
+            assert isinstance(await transport.list_tasks("no such token", 10), Answer)
 
     asyncio.run(call())
 

@@ -6,6 +6,7 @@ import os
 import threading
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 
 from dispatcher.checkpoint.files import private_folder, write_private
@@ -153,3 +154,20 @@ def test_a_folder_that_is_there_is_left_alone(tmp_path: Path) -> None:
     folder = tmp_path / "shared"
     folder.mkdir(mode=0o755)
     assert private_folder(folder).stat().st_mode & 0o777 == 0o755
+
+
+def test_what_was_reached_of_the_first_plan(tmp_path: Path) -> None:
+    """Batches of it, and those of which a part was claimed; not parts of parts, nor what was added later."""
+    marker = Marker(Registry(tmp_path), msgspec.structs.replace(record(), planned=100))
+
+    def claimed(number: int, parent: int | None = None) -> int:
+        marker.claimed([batch(number, parent=parent)], now=1.0)
+        return marker.record.reached
+
+    assert [claimed(3), claimed(101, 3), claimed(103, 101), claimed(104, 9), claimed(150)] == [3, 3, 3, 9, 9]
+    assert marker.record.mark == 150
+    marker.reconciled(first_sent_at=5.0, mark=120, is_recut=False)
+    assert (marker.record.planned, marker.record.first_sent_at) == (100, 1.0)
+    marker.reconciled(first_sent_at=5.0, mark=120, is_recut=True)
+    assert (marker.record.planned, marker.record.is_recut, marker.record.mark) == (0, True, 150)
+    assert Registry(tmp_path).get(record().run) == marker.record

@@ -29,7 +29,11 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("admission", "checkpoint", "transport"),
     ("engine", "flow", "feed", "flight", "sender", "trial"),
     ("delivery", "metrics", "tracing"),
-    ("listening", "run", "pulse", "prepare", "preview", "report", "diff", "intent", "locate", "status"),
+    (
+        *("listening", "run", "pulse", "prepare", "prepared", "preview", "report", "diff", "intent"),
+        *("locate", "status", "reconcile", "reconciled", "reconciling", "recover", "lookup", "tasks_of_run"),
+        "probe",
+    ),
     ("library", "doctor"),
     ("cli",),
     ("__main__",),
