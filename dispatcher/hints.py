@@ -21,7 +21,7 @@ _DRAIN = (
 )
 """What a resume needs beside that. Endpoint and region are the plan's, and the run id has the key in it."""
 _LIMITS = (
-    *("rate_per_s", "burst", "max_in_flight", "attempt_timeout_s"),
+    *("rate_per_s", "share", "burst", "max_in_flight", "attempt_timeout_s"),
     *("max_attempts", "patience_s", "token_window_s"),
 )
 """The plan remembers those of `run`, not those of `resume`."""

@@ -50,7 +50,7 @@ def test_a_killed_process_leaves_the_rate_it_learnt(bench: Make) -> None:
         learnt.append(made.checkpoint.standing().learned_rate)
         run.drain()
 
-    made.go(during=look, rate_per_s=200.0, rate_control="aimd")
+    made.go(during=look, rate_per_s=200.0, rate_control="learn")
     assert learnt[0] is not None
     assert 12.0 < learnt[0] < 28.0
 
