@@ -122,8 +122,7 @@ def status_text(found: Status, *, asked: str | None = None) -> str:
         left = "" if found.eta_s is None else f", {duration(found.eta_s)} left"
         lines.append(f"rate       {found.rate_per_s:g} calls/s{left}")
     if found.process is not None:
-        lines.append(f"pace       {_pace_text(found.process)}")
-        lines.append(f"calls      {_calls_text(found.process)}")
+        lines.append(f"service    {_service_text(found.process)}")
         state, reason = found.process["lane_state"], found.process["lane_reason"]
         if state != "open":
             lines.append(f"lane       {state}{f': {inert(reason)}' if reason else ''}")
@@ -141,17 +140,13 @@ def _since(found: Status) -> str:
     return f" since {found.finished_at}" if found.finished_at else ""
 
 
-def _pace_text(process: dict[str, Any]) -> str:
-    """Say how fast the last process went, and why no faster."""
+def _service_text(process: dict[str, Any]) -> str:
+    """Say how fast the last process went and why no faster, and what it met."""
     plain = f"{process['rate_per_s']:.3g} calls/s, ceiling {process['ceiling_per_s']:g}/s"
-    return inert(process["rate_why"]) or plain
-
-
-def _calls_text(process: dict[str, Any]) -> str:
-    """Say what the last process met."""
+    why = inert(process["rate_why"]).removeprefix("service ") or plain
     return (
-        f"{process['calls']}: {process['throttled']} throttled, {process['retried']} retried,"
-        f" {process['faults']} faults"
+        f"{why}; {process['calls']} calls: {process['throttled']} throttled,"
+        f" {process['retried']} retried, {process['faults']} faults"
     )
 
 

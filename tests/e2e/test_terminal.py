@@ -177,6 +177,6 @@ def test_results_wrap_at_words_and_commands_stay_whole(site: Site, emulate: Emul
     status = Terminal(site, 60, "status", "all-the-sites-of-the-north-west-region@tonight")
     assert status.end() == 0
     lines = status.lines()
-    pace_at = next(number for number, line in enumerate(lines) if line.startswith("pace "))
-    assert lines[pace_at + 1].startswith(" " * 11)
-    assert lines[pace_at + 1][11] != " "
+    service_at = next(number for number, line in enumerate(lines) if line.startswith("service "))
+    assert lines[service_at + 1].startswith(" " * 11)
+    assert lines[service_at + 1][11] != " "

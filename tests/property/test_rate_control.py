@@ -219,4 +219,4 @@ def test_nobody_starves(rates: list[tuple[float, float]]) -> None:
     for _ in range(2_000):
         now_s += 1.0 / control.rate_per_s
         control.observe(now_s + 0.01, Pace.OK, control.departed(now_s))
-    assert control.rate_per_s > max(10.0, floor)
+    assert control.rate_per_s > max(10.0, 0.9 * floor)
