@@ -75,6 +75,7 @@ _GENTLE = 0.05
 _AFTER_CUT = 0.08
 _MOST_STEP = 0.5
 _STAGE_CALLS = 8
+_SEARCH_S = 0.25  # a search doubles no faster: what is in flight when it ends is wasted
 _UNSPACED = 2  # calls after a change whose permits accrued before it
 _HOLD_CALLS = 80
 _HOLD_S = 8.0
@@ -190,7 +191,8 @@ class RateLearner:
         calls = self._accepted + self._throttled
         if not self._is_holding:
             is_steep = self._step >= _STEEP and self._suspicion.level >= 1.0
-            if span_s >= self._latency_s and not is_steep and self._is_used(now_s, span_s):
+            least_s = self._latency_s if self._drained.is_known else max(self._latency_s, _SEARCH_S)
+            if span_s >= least_s and not is_steep and self._is_used(now_s, span_s):
                 self._climb_on(now_s, departure)
         elif self._is_sharing():
             if span_s >= _RELEARN_S:

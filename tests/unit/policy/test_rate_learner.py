@@ -54,10 +54,11 @@ def test_a_share_is_a_part(share: float) -> None:
 
 
 def test_a_search_doubles_every_eight_calls() -> None:
-    """While clean: 10, 20, 40 and so on, up to the ceiling, where it says so."""
-    line = Line(RateLearner(70.0, now_s=0.0))
+    """While clean: 10, 20, 40 and so on up to the ceiling, where it says so; and no faster than in 0.25 s."""
+    line = Line(RateLearner(150.0, now_s=0.0))
     seen = [line.send(*[Pace.OK] * 8) for _ in range(4)]
-    assert seen == [20.0, 40.0, 70.0, 70.0]
+    assert seen == [20.0, 40.0, 40.0, 80.0]
+    assert line.send(*[Pace.OK] * 32) == 150.0
     assert line.control.snapshot().state is RateState.AT_CEILING
     assert line.control.snapshot().service_per_s is None
 
@@ -65,7 +66,7 @@ def test_a_search_doubles_every_eight_calls() -> None:
 def test_a_search_lets_single_throttles_pass() -> None:
     """One throttle in ten, far below any limit, does not end a search."""
     line = Line(RateLearner(400.0, now_s=0.0))
-    line.send(*([Pace.OK] * 9 + [Pace.THROTTLE]) * 8)
+    line.send(*([Pace.OK] * 9 + [Pace.THROTTLE]) * 40)
     assert line.control.rate_per_s == 400.0
 
 
@@ -115,11 +116,11 @@ def test_a_single_throttle_in_a_hold_changes_nothing() -> None:
 
 
 def test_a_warm_start_is_tried_not_trusted() -> None:
-    """It begins at half of what was learnt, climbs to it within sixteen calls, and stays there."""
+    """It begins at half of what was learnt, climbs to it within forty calls, and stays there."""
     line = Line(RateLearner(400.0, 60.0, now_s=0.0))
     assert line.control.rate_per_s == 30.0
     assert line.send(*[Pace.OK] * 8) == 60.0
-    assert line.send(*[Pace.OK] * 8) == pytest.approx(60.0 * (1.0 - MARGIN))
+    assert line.send(*[Pace.OK] * 24) == pytest.approx(60.0 * (1.0 - MARGIN))
     assert line.control.snapshot().service_per_s == pytest.approx(60.0)
     assert RateLearner(30.0, 60.0, now_s=0.0).rate_per_s == 30.0
 
