@@ -38,7 +38,8 @@ def measure(options: Options) -> Figures:
     seeds = 1 if options.quick else 5 if options.full else 3
     lines: list[str] = []
     figures = _holding(rates, latencies, seeds, lines)
-    figures |= _changes([rate for rate in rates if rate <= 1_000.0], latencies, seeds, lines)
+    moving = [rate for rate in rates if rate <= 100.0 or options.full]
+    figures |= _changes(moving, latencies, seeds, lines)
     figures |= _disturbances(seeds, lines)
     figures |= _fairness(seeds, lines)
     used, throttled = sockets.measure(3_000 if options.quick else 20_000)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 WARM_UP_S = 30.0
 WARM_UP_THROTTLES = 20
-LATEST_WARM_UP_S = 90.0
+LATEST_WARM_UP_S = 60.0
 SLOW_PER_S = 10.0
 """Rates up to this may throttle 2 % instead of 1 %, and are given calls instead of seconds."""
 NAMES = ("learn", "aimd", "botocore", "backoff", "oracle")
@@ -53,7 +53,7 @@ class Held:
     throttled: float
     """The share of calls throttled after the warm-up."""
     search_s: float
-    """Seconds until five seconds (or 50 calls) used 95 % with 5 % throttled at most."""
+    """Seconds until, after the first throttle, a window used 95 % with 5 % throttled at most."""
     search_throttled: int
     """Calls throttled until then."""
 
@@ -61,7 +61,7 @@ class Held:
 def warm_up(client: Client, scene: Scene) -> int:
     """Return the seconds after which holding counts: 30, or until two latencies after the 20th throttle.
 
-    A twentieth throttle that comes late, or never, ends nothing: what throttles after 90 s is no search.
+    A twentieth throttle that comes late, or never, ends nothing: what throttles after a minute is no search.
     """
     early = client.throttles[WARM_UP_THROTTLES - 1 : WARM_UP_THROTTLES]
     if early and early[0] <= LATEST_WARM_UP_S:
@@ -72,12 +72,15 @@ def warm_up(client: Client, scene: Scene) -> int:
 def hold(name: str, scene: Scene, seed: int) -> Held:
     """Let a contender run alone, for at least 5,000 calls and 60 s after the warm-up."""
     measured_s = max(60.0, 5_000.0 / scene.rate_per_s)
-    scene = replace(scene, seconds=LATEST_WARM_UP_S + 5.0 + measured_s)
+    scene = replace(scene, seconds=LATEST_WARM_UP_S + 6.0 + measured_s)
     client = play(scene, [(0.0, contender(name, scene, seed))], seed)[0]
     since = warm_up(client, scene)
     until = since + int(measured_s)
     accepted, throttled = sum(client.accepted[since:until]), sum(client.throttled[since:until])
-    search_s = settled_after(client, scene.rate_per_s, 0, until, latency_s=scene.latency_s, last=False)
+    first = int(client.throttles[0]) if client.throttles else 0
+    search_s = first + settled_after(
+        client, scene.rate_per_s, first, until, latency_s=scene.latency_s, last=False
+    )
     return Held(
         used=accepted / (scene.rate_per_s * (until - since)),
         throttled=throttled / max(1, accepted + throttled),
