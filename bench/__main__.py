@@ -26,6 +26,7 @@ BENCHMARKS = {
     "engine": "bench.overhead",
     "checkpoint": "bench.durability",
     "limiter": "bench.limiter",
+    "rate": "bench.rate",
     "fleet": "bench.fleet",
     "emulator": "bench.emulator",
     "help": "bench.startup",

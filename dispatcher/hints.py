@@ -23,7 +23,7 @@ _DRAIN = (
 _PLACE = ("endpoint_url", "region")
 """What a manifest may leave to flags, and a stored plan has."""
 _LIMITS = (
-    *("rate_per_s", "burst", "max_in_flight", "attempt_timeout_s"),
+    *("rate_per_s", "share", "burst", "max_in_flight", "attempt_timeout_s"),
     *("max_attempts", "patience_s", "token_window_s"),
 )
 """The plan remembers those of `run`, not those of `resume`."""

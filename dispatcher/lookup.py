@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, TypeVar
 from dispatcher.errors import RunStopped
 from dispatcher.model import Answer, Kind, Pace
 from dispatcher.policy.backoff import full_jitter
-from dispatcher.policy.rate_control import Aimd, FixedRate, RateController
+from dispatcher.policy.rate_control import FixedRate, RateController
+from dispatcher.policy.rate_learner import RateLearner
 from dispatcher.policy.token_bucket import TokenBucket
 
 if TYPE_CHECKING:
@@ -57,7 +58,9 @@ class Lookup:
         now_s = clock.monotonic()
         is_fixed = settings.rate_control == "fixed"
         self._rate: RateController = (
-            FixedRate(settings.rate_per_s) if is_fixed else Aimd(settings.rate_per_s, now_s=now_s)
+            FixedRate(settings.rate_per_s)
+            if is_fixed
+            else RateLearner(settings.rate_per_s, share=settings.share, now_s=now_s)
         )
         self._bucket = TokenBucket(self._rate.rate_per_s, settings.burst, now_s=now_s)
         self._gate = asyncio.Lock()
@@ -116,12 +119,13 @@ class Lookup:
                 await asyncio.sleep(delay_s)
             sent_s = self._clock.monotonic()
             self._bucket.departed(sent_s)
+            departure = self._rate.departed(sent_s)
         self.calls += 1
         answer = await ask()
         now_s = self._clock.monotonic()
         pace = answer.pace if isinstance(answer, Answer) else Pace.OK
         self.throttled += pace is Pace.THROTTLE
-        rate = self._rate.observe(now_s, pace, sent_at_s=sent_s)
+        rate = self._rate.observe(now_s, pace, departure)
         if rate != self._bucket.rate_per_s:
             self._bucket.set_rate(now_s, rate)
         return answer

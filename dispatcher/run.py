@@ -19,7 +19,8 @@ from dispatcher.model import DEVICE_CLASSES, MAX_TARGETS, BatchState, Summary
 from dispatcher.observe import BatchSettled, Hooks, Progress, RunEnded, RunStarted
 from dispatcher.plan import ClientTokens
 from dispatcher.policy.lane import LanePolicy, LaneState
-from dispatcher.policy.rate_control import Aimd, FixedRate, RateController
+from dispatcher.policy.rate_control import Aimd, FixedRate, RateController, RateSnapshot
+from dispatcher.policy.rate_learner import RateLearner
 from dispatcher.policy.retry import RetryQuota
 from dispatcher.policy.token_bucket import TokenBucket
 from dispatcher.policy.token_window import TokenWindow
@@ -65,6 +66,7 @@ class Run:
         self._hooks = hooks
         self._clock = clock
         self._engine: Engine | None = None
+        self._rate: RateController | None = None
         self._drain_code: int | None = None
         self._last = prepared.counts, 0
         self._is_closed = False
@@ -110,6 +112,11 @@ class Run:
         devices = min(devices, self._settings.limit or devices)
         return round(-(-devices // MAX_TARGETS) / self._settings.rate_per_s, 1)
 
+    @property
+    def pace(self) -> RateSnapshot | None:
+        """What is believed of the service's rate; None before anything is sent."""
+        return None if self._rate is None else self._rate.snapshot()
+
     def is_complete(self) -> bool:
         """Whether nothing is pending and nothing is in doubt that may still be resent."""
         if self.counts.pending:
@@ -138,7 +145,7 @@ class Run:
             on_durable=self._settled,
             on_failure=lambda error: self._engine.fail(error) if self._engine else None,
         )
-        rate = _rate_controller(settings, prepared.checkpoint.standing().learned_rate, clock)
+        rate = self._rate = _rate_controller(settings, prepared.checkpoint.standing().learned_rate, clock)
         lane = LanePolicy(
             patience_s=settings.patience_s,
             max_in_flight=settings.max_in_flight,
@@ -370,7 +377,9 @@ class Run:
 def _rate_controller(settings: Resolved, learned: float | None, clock: Clock) -> RateController:
     if settings.rate_control == "fixed":
         return FixedRate(settings.rate_per_s)
-    return Aimd(settings.rate_per_s, start_per_s=learned, now_s=clock.monotonic())
+    if settings.rate_control == "aimd":
+        return Aimd(settings.rate_per_s, learned)
+    return RateLearner(settings.rate_per_s, learned, share=settings.share, now_s=clock.monotonic())
 
 
 def resume_hint(run: str) -> str:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from dispatcher.clock import Clock
     from dispatcher.flight import Flight
     from dispatcher.policy.lane import LanePolicy
-    from dispatcher.policy.rate_control import RateController
+    from dispatcher.policy.rate_control import Departure, RateController
     from dispatcher.policy.retry import RetryQuota
     from dispatcher.policy.token_window import TokenWindow
     from dispatcher.transport.base import Transport
@@ -119,6 +119,7 @@ class Sender:
     async def send(self, flight: Flight, *, probe: bool = False) -> Answer:
         """Make the attempt that `permit` allowed."""
         sent_at, sent_s = self._clock.wall(), self._clock.monotonic()
+        departure = self._rate.departed(sent_s)
         progress = self._progress
         progress.calls += 1
         if flight.attempts:
@@ -132,7 +133,7 @@ class Sender:
             self._unsent(flight, answer)
             return answer
         flight.returned(answer, sent_at=sent_at, sent_s=sent_s, probe=probe)
-        self._learn(answer, sent_s)
+        self._learn(answer, departure)
         if self._tell_call is not None:
             self._tell_call(self._call(flight, answer, sent_at, sent_s))
         if answer.created is Created.YES:
@@ -158,7 +159,7 @@ class Sender:
         flight.unsent(answer)
         self.observe(answer)
 
-    def _learn(self, answer: Answer, sent_s: float) -> None:
+    def _learn(self, answer: Answer, departure: Departure) -> None:
         now_s = self._clock.monotonic()
         pace = answer.pace
         if pace is Pace.THROTTLE:
@@ -167,7 +168,7 @@ class Sender:
             self._progress.faults += 1
         elif pace is Pace.OK:
             self._quota.succeeded()
-        rate = self._rate.observe(now_s, pace, sent_at_s=sent_s)
+        rate = self._rate.observe(now_s, pace, departure)
         if rate != self._progress.rate_per_s:
             self._admission.set_rate(rate)
             self._progress.rate_per_s = rate

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 ENV_PREFIX = "DISPATCHER_"
 TRANSPORTS = ("auto", "aiobotocore")
-RATE_CONTROLS = ("aimd", "fixed")
+RATE_CONTROLS = ("learn", "aimd", "fixed")
 
 _COUNT = number("a whole number of 0 or more", lambda n: n >= 0, whole=True)
 _SCHEMA = Section(
@@ -61,13 +61,14 @@ _SCHEMA = Section(
 )
 _DEFAULTS: dict[str, Any] = {
     "rate_per_s": 10.0,
+    "share": 1.0,
     "burst": 10,
     "max_in_flight": 64,
     "attempt_timeout_s": 10.0,
     "max_attempts": 8,
     "patience_s": 3600.0,
     "transport": "auto",
-    "rate_control": "aimd",
+    "rate_control": "learn",
     "reconcile": True,
     "accept_removals": 0,
     "skip_bad_rows": False,
@@ -99,6 +100,8 @@ class Settings:
     run_key: str | None = None
     rate_per_s: float | None = None
     """Ceiling in calls per second; the controller learns below it."""
+    share: float | None = None
+    """The part of what the service was found to allow that is used; the rest is left to others."""
     burst: int | None = None
     max_in_flight: int | None = None
     attempt_timeout_s: float | None = None
@@ -220,6 +223,7 @@ class Resolved:
     checkpoint: Path | None
     run_key: str | None
     rate_per_s: float
+    share: float
     burst: int
     max_in_flight: int
     attempt_timeout_s: float

@@ -15,7 +15,7 @@ from dispatcher.checkpoint.sqlite import SqliteCheckpoint
 from dispatcher.emulator.fleet import fleet_id
 from dispatcher.model import BatchState, Lane, Outcome, Pace
 from dispatcher.plan import ClientTokens, cut
-from dispatcher.policy.rate_control import Aimd
+from dispatcher.policy.rate_learner import RateLearner
 from dispatcher.policy.token_bucket import TokenBucket
 from dispatcher.transport.base import answer_for
 
@@ -52,14 +52,15 @@ def test_token_bucket_reserve(benchmark: Any) -> None:
     assert benchmark(lambda: bucket.reserve(next(instants))) == 0.0
 
 
-def test_aimd_observes_an_acceptance(benchmark: Any) -> None:
-    """One accepted call taken in by the rate controller, latency 50 ms."""
+def test_the_learner_observes_an_acceptance(benchmark: Any) -> None:
+    """One call that leaves, and an accepted one taken in by the rate controller, latency 50 ms."""
     instants = itertools.count(1.0, 0.001)
-    rate = Aimd(1000.0, start_per_s=900.0, now_s=0.0)
+    rate = RateLearner(1000.0, 900.0, now_s=0.0)
 
     def observe() -> float:
         now_s = next(instants)
-        return rate.observe(now_s, Pace.OK, sent_at_s=now_s - 0.05)
+        _, number = rate.departed(now_s)
+        return rate.observe(now_s, Pace.OK, (now_s - 0.05, number - 50))
 
     assert benchmark(observe) > 0
 

@@ -62,6 +62,12 @@ class Pulse(msgspec.Struct, frozen=True, kw_only=True):
     in_flight: int
     rate_per_s: float
     """Calls per second that the rate controller allows now."""
+    rate_state: str = ""
+    """What the controller is at; empty in what an older version wrote."""
+    rate_why: str = ""
+    """Why it is not faster, for people."""
+    service_per_s: float | None = None
+    """What the service was found to allow; None where it has never throttled."""
     ceiling_per_s: float
     lane_state: str
     lane_reason: str | None = None

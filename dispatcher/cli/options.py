@@ -47,6 +47,7 @@ _RUN_OPTIONS = (
     ),
     click.option("--run-key", metavar="KEY", help="Makes this another run of the same manifest."),
     click.option("--rate", "rate_per_s", metavar="N", help="Ceiling in calls per second."),
+    click.option("--share", metavar="PART", help="Use this part of the rate found; 0.5 is half."),
     click.option("--burst", metavar="N", help="Calls that may leave at once after a pause."),
     click.option("--max-in-flight", metavar="N", help="Calls on the wire at once."),
     click.option("--attempt-timeout", "attempt_timeout_s", metavar="S", help="One call's deadline."),

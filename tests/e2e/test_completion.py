@@ -64,7 +64,7 @@ def candidates(shell: Site, line: str) -> list[str]:
         ("dispatcher report night --format=js", ["json", "jsonl"]),
         ("dispatcher report night --state accepted,re", ["accepted,rejected"]),
         ("dispatcher run f.yaml --rate-c", ["--rate-control"]),
-        ("dispatcher run f.yaml --rate-control ", ["aimd", "fixed"]),
+        ("dispatcher run f.yaml --rate-control ", ["learn", "aimd", "fixed"]),
         ("dispatcher config ", ["show"]),
         ("dispatcher completion ", [*SHELLS]),
         ("dispatcher run fl", ["compopt", "-o", "default"]),

@@ -69,7 +69,8 @@ def only_once(service: Service) -> None:
 def test_a_window_that_passed(site: Site, emulate: Emulators) -> None:
     """Killed, and resumed after the window: what has its task is adopted, the rest stays in doubt."""
     service, ids = emulate(400, latency_s=0.3), site.ids(400)
-    manifest = site.manifest(ids, limits={"max_in_flight": 8})
+    manifest = site.manifest(ids, limits={"max_in_flight": 8, "rate_per_s": 400})
+    site.env["DISPATCHER_RATE_CONTROL"] = "fixed"  # claims reach ahead of the calls at once
     killed(site, service, manifest, calls=10)
     age(site)
     forget(service)
