@@ -27,9 +27,9 @@ from dispatcher.checkpoint.registry import Marker, Record, Registry
 from dispatcher.checkpoint.sqlite import SqliteCheckpoint
 from dispatcher.diff import Diff, check_removals, diff, edit_words
 from dispatcher.errors import CheckpointError, PlanMismatch
-from dispatcher.hints import adding, resume
+from dispatcher.hints import adding
 from dispatcher.inventory import open_inventory
-from dispatcher.locate import OrphanedWal, binds, is_older, is_unplanned, stored_plan
+from dispatcher.locate import OrphanedWal, binds, check_newest, is_older, is_unplanned, stored_plan
 from dispatcher.model import Counts, Lane
 from dispatcher.plan import Fold, cut
 from dispatcher.spool import SortedSpool
@@ -155,7 +155,7 @@ class Preparation:
         old = self._registry.get(intent.run)
         if old is not None and old.first_sent_at is not None:
             # The old plan binds nothing; say so first, or a kill in between would leave two truths.
-            self._registry.put(msgspec.structs.replace(old, first_sent_at=None, claims=0, mark=0))
+            self._registry.put(msgspec.structs.replace(old, first_sent_at=None, commits=0, mark=0))
         fold, report = self._write(intent, checkpoint, inventory, digest)
         if fold.duplicates:
             self._notes.append(f"{fold.duplicates} duplicate rows folded")
@@ -235,6 +235,8 @@ class Preparation:
             )
         self._check_holder(checkpoint)
         stored = checkpoint.plan() if has_plan else None
+        if stored is not None:
+            checkpoint.check_pages(thoroughly=True)  # pages of different ages may lie beside each other
         if stored is None or stored.plan_id != record.plan_id:
             if stored is not None and binds(checkpoint):
                 raise CheckpointError(
@@ -315,15 +317,7 @@ class Preparation:
                     f"run {plan.run} was planned for {what} {then or 'of AWS'}, not {now}",
                     hint=f"resume it without that (origin: {asked.origins[what]}), or give another --run-key",
                 )
-        record = self._registry.get(plan.run)
-        if record is None or record.first_sent_at is None or not is_older(checkpoint, plan, record):
-            return
-        last = Path(record.checkpoint)
-        newer = f"use the newer one: {resume(str(last))}" if last != checkpoint.path else None
-        raise CheckpointError(
-            f"{checkpoint.path} is older than what the registry remembers of run {plan.run}",
-            hint=newer or "run its manifest again: it may be rebuilt",
-        )
+        check_newest(checkpoint, checkpoint.path, plan, self._registry.get(plan.run))
 
     # both
 
@@ -385,11 +379,11 @@ class Preparation:
             region=plan.region,
             planned_at=plan.planned_at,
             first_sent_at=old.first_sent_at if old and was_sent else None,
-            claims=standing.claims,
+            commits=standing.commits,
             mark=standing.mark,
             is_recut=is_recut or bool(old and was_sent and old.is_recut),
         )
-        if record.first_sent_at is None and standing.claims:
+        if record.first_sent_at is None and standing.mark:
             record = msgspec.structs.replace(record, first_sent_at=plan.planned_at)
         if record != old:
             self._registry.put(record)

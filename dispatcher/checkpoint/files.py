@@ -53,6 +53,8 @@ def explained(path: Path | str) -> Iterator[None]:
             f"{path} is locked by another program", hint="close what has it open"
         ) from error
     except (apsw.IOError, apsw.PermissionsError, apsw.AuthError) as error:
+        if getattr(error, "extendedresult", None) == apsw.SQLITE_IOERR_DATA:
+            raise wrong_sum(path) from error
         raise CheckpointIo(f"I/O error on {path}: {error}", hint="check the disk before resuming") from error
     except apsw.SQLError as error:
         raise CheckpointCorrupt(f"{path} is not a checkpoint of this version ({error})") from error
@@ -62,6 +64,15 @@ def explained(path: Path | str) -> Iterator[None]:
         raise CheckpointError(f"{path} cannot be used ({type(error).__name__}: {error})") from error
     except OSError as error:
         raise io_error(path, error) from error
+
+
+def wrong_sum(path: Path | str) -> CheckpointCorrupt:
+    """Explain a page whose sum does not fit."""
+    return CheckpointCorrupt(
+        f"{path} is damaged (a page does not have the sum it was written with)",
+        hint=f"{_DAMAGED_HINT}; if another program's SQLite wrote to it, `dispatcher backup --any-sums`"
+        " makes a copy to go on with",
+    )
 
 
 def io_error(path: Path | str, error: OSError) -> CheckpointError:

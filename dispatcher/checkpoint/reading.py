@@ -12,7 +12,8 @@ import apsw
 import msgspec
 
 from dispatcher.checkpoint.base import Plan, Pulse, Row, Standing
-from dispatcher.checkpoint.files import check_database, create_private, explained
+from dispatcher.checkpoint.files import check_database, create_private, explained, wrong_sum
+from dispatcher.checkpoint.pages import SUM_BYTES, check_writable, connect, has_sums
 from dispatcher.checkpoint.statements import load_queries, load_schema
 from dispatcher.errors import CheckpointCorrupt
 from dispatcher.model import Batch, Counts, Doubt, Lane
@@ -23,8 +24,10 @@ if TYPE_CHECKING:
 
 APPLICATION_ID = 0x534E4F57
 """`SNOW`: marks our files for file(1) and for `SqliteReader.open`."""
-SCHEMA_VERSION = 2
-"""2 added `pulse`; format 1 was never released."""
+SCHEMA_VERSION = 3
+"""3 gives every page a sum, which a program that does not keep them would spoil (docs/adr/0026)."""
+READABLE = (2, 3)
+"""2 has the same tables and no sums; format 1 was never released."""
 QUICK_CHECK_BYTES = 64 << 20
 """Files up to here have their pages checked before a run goes on: 0.2 s. A larger one would make resuming
 slow, and its damage is found when it is read, before anything is sent from the damaged page."""
@@ -44,8 +47,10 @@ class SqliteReader:
         self._epoch = 0
 
     @classmethod
-    def open(cls, path: Path, *, create: bool = False, read_only: bool = False) -> Self:
-        """Open the checkpoint at `path`.
+    def open(
+        cls, path: Path, *, create: bool = False, read_only: bool = False, any_sums: bool = False
+    ) -> Self:
+        """Open the checkpoint at `path`; with `any_sums` whatever sums its pages have.
 
         Raises `CheckpointIo` where it is missing or cannot be written, `CheckpointCorrupt` where it is
         damaged or foreign.
@@ -55,10 +60,14 @@ class SqliteReader:
         check_database(path)
         flags = apsw.SQLITE_OPEN_READONLY if read_only else apsw.SQLITE_OPEN_READWRITE
         with explained(path):
-            connection = apsw.Connection(str(path), flags=flags)
+            connection = connect(path, flags=flags)
             try:
                 connection.set_busy_timeout(BUSY_TIMEOUT_MS)
+                if any_sums:
+                    connection.execute("PRAGMA checksum_verification=OFF")
                 _check_format(path, connection, read_only=read_only)
+                if not read_only:
+                    check_writable(path, connection)
                 if not read_only and path.stat().st_size <= QUICK_CHECK_BYTES:
                     _check_pages(path, connection)
             except BaseException:
@@ -70,15 +79,15 @@ class SqliteReader:
         with explained(self.path):
             self._db.close()
 
-    def check_pages(self) -> None:
-        """Raise `CheckpointCorrupt` where any page of the file is damaged."""
+    def check_pages(self, *, thoroughly: bool = False) -> None:
+        """Raise `CheckpointCorrupt` where any page of the file is damaged; or an index does not fit, too."""
         with explained(self.path):
-            _check_pages(self.path, self._db)
+            _check_pages(self.path, self._db, "integrity_check" if thoroughly else "quick_check")
 
     def copy_to(self, target: Path) -> None:
         """Fill the empty file `target` with this moment's pages; it is durable and has no -wal."""
         with explained(target):
-            copy = apsw.Connection(str(target))
+            copy = connect(target)
             try:
                 copy.set_busy_timeout(BUSY_TIMEOUT_MS)
                 with copy.backup("main", self._db, "main") as backup:
@@ -195,8 +204,10 @@ def _pulse(said: str | None) -> Pulse | None:
     return None
 
 
-def _check_pages(path: Path, connection: apsw.Connection) -> None:
-    found = connection.execute("PRAGMA quick_check(1)").get
+def _check_pages(path: Path, connection: apsw.Connection, check: str = "quick_check") -> None:
+    found = connection.execute(f"PRAGMA {check}(1)").get
+    if str(found).endswith(f"error code={apsw.SQLITE_IOERR_DATA}"):
+        raise wrong_sum(path)
     if found != "ok":
         raise CheckpointCorrupt(
             f"{path} is damaged ({' '.join(str(found).split())[:120]})",
@@ -210,6 +221,8 @@ def _check_format(path: Path, connection: apsw.Connection, *, read_only: bool) -
     version = connection.execute("PRAGMA user_version").get
     empty = connection.execute("SELECT count(*) FROM sqlite_schema").get == 0
     if empty and application == 0 and not read_only:
+        if has_sums(connection):
+            connection.reserve_bytes("main", SUM_BYTES)
         connection.execute("PRAGMA journal_mode=DELETE")
         connection.execute(
             f"BEGIN IMMEDIATE; {load_schema()}; PRAGMA application_id={APPLICATION_ID};"
@@ -220,9 +233,9 @@ def _check_format(path: Path, connection: apsw.Connection, *, read_only: bool) -
             f"{path} is not a dispatcher checkpoint",
             hint="give another --checkpoint; the file was not touched",
         )
-    elif version != SCHEMA_VERSION:
+    elif version not in READABLE:
         raise CheckpointCorrupt(
-            f"{path} has format {version}, this program reads {SCHEMA_VERSION}",
+            f"{path} has format {version}, this program reads {' and '.join(map(str, READABLE))}",
             hint="use the version that wrote it",
         )
     connection.execute("PRAGMA synchronous=FULL")
