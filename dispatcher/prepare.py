@@ -13,6 +13,7 @@ Whatever is refused is refused before the lease is taken over or a byte is chang
 
 from __future__ import annotations
 
+import contextlib
 import time
 import uuid
 from dataclasses import dataclass, field
@@ -58,8 +59,10 @@ class Prepared:
 
     def close(self) -> None:
         """Give files and locks back; the lease row is the caller's to release."""
-        self.checkpoint.close()
-        self.locks.release()
+        try:
+            self.checkpoint.close()
+        finally:
+            self.locks.release()
 
 
 class Preparation:
@@ -104,7 +107,8 @@ class Preparation:
         except BaseException:
             if checkpoint is not None:
                 is_empty = not is_there and is_unplanned(checkpoint)
-                checkpoint.close()
+                with contextlib.suppress(CheckpointError):  # the first error is the one to tell
+                    checkpoint.close()
                 if is_empty:
                     path.unlink(missing_ok=True)  # a refusal leaves nothing that looks like a run
             orphan.put_back()
@@ -304,7 +308,8 @@ class Preparation:
             return self._lease(checkpoint, locks, is_resumed=True)
         except BaseException:
             if checkpoint is not None:
-                checkpoint.close()
+                with contextlib.suppress(CheckpointError):
+                    checkpoint.close()
             locks.release()
             raise
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import apsw
 import apsw.sqlite_extra
 
-from dispatcher.errors import CheckpointIo
+from dispatcher.errors import CheckpointCorrupt, CheckpointIo
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -47,6 +47,26 @@ def check_writable(path: Path, connection: apsw.Connection) -> None:
         raise CheckpointIo(
             f"the pages of {path} have sums, which this build of apsw cannot keep",
             hint="install the apsw wheel of PyPI: pip install --force-reinstall --only-binary apsw apsw",
+        )
+
+
+def check_whole(path: Path, connection: apsw.Connection, *, read_only: bool) -> None:
+    """Raise `CheckpointCorrupt` where the file ends within a page: SQLite reads zeros there, and no sum.
+
+    A disk that filled may have cut a page off that the WAL still has whole; then it is written again here.
+    """
+    page_bytes = connection.execute("PRAGMA page_size").get
+    if path.stat().st_size % page_bytes == 0:
+        return
+    wal = path.with_name(f"{path.name}-wal")
+    if read_only and wal.exists() and wal.stat().st_size:
+        return
+    if not read_only:
+        connection.execute("PRAGMA wal_checkpoint").fetchall()
+    if path.stat().st_size % page_bytes:
+        raise CheckpointCorrupt(
+            f"{path} is damaged (it ends within a page)",
+            hint="keep the file as evidence, restore a backup or give another --checkpoint",
         )
 
 

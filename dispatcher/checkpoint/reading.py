@@ -13,7 +13,7 @@ import msgspec
 
 from dispatcher.checkpoint.base import Plan, Pulse, Row, Standing
 from dispatcher.checkpoint.files import check_database, create_private, explained, wrong_sum
-from dispatcher.checkpoint.pages import SUM_BYTES, check_writable, connect, has_sums
+from dispatcher.checkpoint.pages import SUM_BYTES, check_whole, check_writable, connect, has_sums
 from dispatcher.checkpoint.statements import load_queries, load_schema
 from dispatcher.errors import CheckpointCorrupt
 from dispatcher.model import Batch, Counts, Doubt, Lane
@@ -66,6 +66,7 @@ class SqliteReader:
                 if any_sums:
                     connection.execute("PRAGMA checksum_verification=OFF")
                 _check_format(path, connection, read_only=read_only)
+                check_whole(path, connection, read_only=read_only)
                 if not read_only:
                     check_writable(path, connection)
                 if not read_only and path.stat().st_size <= QUICK_CHECK_BYTES:

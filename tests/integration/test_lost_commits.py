@@ -143,6 +143,32 @@ def test_a_flipped_bit_in_a_row_is_found(story: Story) -> None:
                 list(SqliteCheckpoint.open(path, read_only=read_only).rows())
 
 
+def test_a_page_that_was_cut_off_is_found(story: Story) -> None:
+    """SQLite reads zeros for what is missing of the last page, and verifies no sum: the size tells."""
+    path = planned(story)
+    path.write_bytes(path.read_bytes()[:-1_000])
+    for read_only in (True, False):
+        with pytest.raises(CheckpointCorrupt, match="ends within a page"):
+            SqliteCheckpoint.open(path, read_only=read_only)
+
+
+def test_a_page_that_the_wal_has_whole_is_written_again(story: Story) -> None:
+    """A disk that filled while the WAL moved into the file has lost nothing."""
+    prepared = story.prepare(story.state)
+    accept(story, prepared, 40)
+    kept = story.folder / "killed"
+    shutil.copytree(story.state, kept)
+    prepared.close()
+    path = kept / "fleet.db"
+    with path.open("ab") as file:
+        file.write(b"half a page")
+    SqliteReader.open(path, read_only=True).close()
+    checkpoint = SqliteCheckpoint.open(path)
+    assert states(checkpoint) == ["accepted"] * 40 + ["planned"] * 20
+    checkpoint.close()
+    assert path.stat().st_size % 4096 == 0
+
+
 def test_what_another_program_wrote_can_be_copied(story: Story, tmp_path: Path) -> None:
     """A plain SQLite that moves a killed run's WAL into the file leaves sums behind that do not fit."""
     prepared = story.prepare(story.state)
