@@ -172,7 +172,14 @@ class Writer:
                 raise failure from error
             finally:
                 if durable:  # also where all was committed and only the registry's mark failed
-                    self._on_durable(durable)
+                    self._tell(durable)
+
+    def _tell(self, durable: Sequence[Outcome]) -> None:
+        try:
+            self._on_durable(durable)
+        except Exception as error:  # a bug, or no memory: nobody waits for a flush, so it would go unheard
+            self._fail(CheckpointError(f"what was written cannot be told ({type(error).__name__}: {error})"))
+            raise self.failure from error  # type: ignore[misc]
 
     def _fail(self, error: DispatcherError) -> None:
         self.failure = error

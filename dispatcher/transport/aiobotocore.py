@@ -42,6 +42,7 @@ from dispatcher.redact import redacted
 from dispatcher.transport.base import MAX_BODY_BYTES, TaskView, answer_for, clean
 from dispatcher.transport.chain import Chain, KeptCredentials, NothingFound, has_credentials, words
 from dispatcher.transport.credentials import CredentialKeeper, Found, NoCredentials
+from dispatcher.transport.deadline import deadline
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -175,7 +176,7 @@ class AiobotocoreTransport:
         if tags:
             parameters["tags"] = tags
         try:
-            async with asyncio.timeout(self._timeout_s):
+            async with deadline(self._timeout_s):
                 response = await self._client.create_task(**parameters)
         except TimeoutError:
             return Answer(

@@ -1,10 +1,11 @@
-"""Run the command, and die by SIGKILL at one call of one of its functions.
+"""Run the command, and die by SIGKILL (or worse) at one call of one of its functions.
 
     python killing.py WHERE@NTH[,WHERE@NTH] [WORDS OF THE COMMAND]
 
 WHERE is `before` or `after`, a module, a function of it, and perhaps a word that one argument begins with:
 `after:dispatcher.checkpoint.sqlite:SqliteCheckpoint.claim`. With `term` in the place of before, the
-process asks itself to end gently at that call and goes on. Nothing of the product knows of this.
+process asks itself to end gently at that call and goes on; with `memory` the call finds none left, and with
+`stall` the process stands still before it. Nothing of the product knows of this.
 """
 
 from __future__ import annotations
@@ -15,7 +16,10 @@ import inspect
 import os
 import signal
 import sys
+import time
 from typing import Any
+
+STALL_S = 5.0
 
 
 class Trap:
@@ -31,7 +35,15 @@ class Trap:
         return self.left == 0
 
     def spring(self) -> None:
-        os.kill(os.getpid(), signal.SIGTERM if self.when == "term" else signal.SIGKILL)
+        match self.when:
+            case "term":
+                os.kill(os.getpid(), signal.SIGTERM)
+            case "memory":
+                raise MemoryError
+            case "stall":
+                time.sleep(STALL_S)
+            case _:
+                os.kill(os.getpid(), signal.SIGKILL)
 
 
 def trapped(function: Any, trap: Trap) -> Any:
