@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, Self
 import apsw
 import msgspec
 
-from dispatcher.checkpoint.base import Plan, Pulse, Row, Standing
+from dispatcher.checkpoint.base import TOKEN_VERSION, Plan, Pulse, Row, Standing
 from dispatcher.checkpoint.files import check_database, create_private, explained, wrong_sum
 from dispatcher.checkpoint.pages import SUM_BYTES, check_whole, check_writable, connect, has_sums
 from dispatcher.checkpoint.statements import load_queries, load_schema
-from dispatcher.errors import CheckpointCorrupt
+from dispatcher.errors import CheckpointCorrupt, CheckpointError
 from dispatcher.model import Batch, Counts, Doubt, Lane
 
 if TYPE_CHECKING:
@@ -114,9 +114,16 @@ class SqliteReader:
         if text is None:
             return None
         try:
-            return msgspec.json.decode(text, type=Plan)
+            plan = msgspec.json.decode(text, type=Plan)
         except msgspec.DecodeError as error:
             raise CheckpointCorrupt(f"{self.path} holds a plan that cannot be read ({error})") from error
+        if plan.token_version != TOKEN_VERSION:
+            raise CheckpointError(
+                f"{self.path} was planned with client tokens of version {plan.token_version},"
+                f" this program makes version {TOKEN_VERSION}",
+                hint="use the version that planned it: other tokens would command devices again",
+            )
+        return plan
 
     def lanes(self) -> list[Lane]:
         with explained(self.path):
