@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _COMPANIONS = ("-wal", "-shm", "-journal")
 """SQLite reads them as part of the database."""
-_DAMAGED_HINT = "keep the file as evidence, restore a backup or give another --checkpoint"
+DAMAGED_HINT = "keep the file as evidence, restore a backup or give another --checkpoint"
 _NETWORK_TYPES = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "ncpfs", "afs", "ceph", "lustre", "fuse.sshfs", "fuse.glusterfs"}
 )
@@ -46,7 +46,7 @@ def explained(path: Path | str) -> Iterator[None]:
     except (apsw.NotADBError, apsw.CorruptError) as error:
         raise CheckpointCorrupt(
             f"{path} is damaged or is not a dispatcher checkpoint ({error})",
-            hint=_DAMAGED_HINT,
+            hint=DAMAGED_HINT,
         ) from error
     except apsw.BusyError as error:
         raise CheckpointLeased(
@@ -59,7 +59,7 @@ def explained(path: Path | str) -> Iterator[None]:
     except apsw.SQLError as error:
         raise CheckpointCorrupt(f"{path} is not a checkpoint of this version ({error})") from error
     except UnicodeDecodeError as error:
-        raise CheckpointCorrupt(f"{path} is damaged ({error})", hint=_DAMAGED_HINT) from error
+        raise CheckpointCorrupt(f"{path} is damaged ({error})", hint=DAMAGED_HINT) from error
     except apsw.Error as error:  # a CHECK that held, misuse, no memory: nobody may take it for a success
         raise CheckpointError(f"{path} cannot be used ({type(error).__name__}: {error})") from error
     except OSError as error:
@@ -70,7 +70,7 @@ def wrong_sum(path: Path | str) -> CheckpointCorrupt:
     """Explain a page whose sum does not fit."""
     return CheckpointCorrupt(
         f"{path} is damaged (a page does not have the sum it was written with)",
-        hint=f"{_DAMAGED_HINT}; if another program's SQLite wrote to it, `dispatcher backup --any-sums`"
+        hint=f"{DAMAGED_HINT}; if another program's SQLite wrote to it, `dispatcher backup --any-sums`"
         " makes a copy to go on with",
     )
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 import apsw
 import apsw.sqlite_extra
 
+from dispatcher.checkpoint.files import DAMAGED_HINT
 from dispatcher.errors import CheckpointCorrupt, CheckpointIo
 
 if TYPE_CHECKING:
@@ -64,10 +65,7 @@ def check_whole(path: Path, connection: apsw.Connection, *, read_only: bool) -> 
     if not read_only:
         connection.execute("PRAGMA wal_checkpoint").fetchall()
     if path.stat().st_size % page_bytes:
-        raise CheckpointCorrupt(
-            f"{path} is damaged (it ends within a page)",
-            hint="keep the file as evidence, restore a backup or give another --checkpoint",
-        )
+        raise CheckpointCorrupt(f"{path} is damaged (it ends within a page)", hint=DAMAGED_HINT)
 
 
 @functools.cache

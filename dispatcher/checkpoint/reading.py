@@ -12,11 +12,11 @@ import apsw
 import msgspec
 
 from dispatcher.checkpoint.base import TOKEN_VERSION, Plan, Pulse, Row, Standing
-from dispatcher.checkpoint.files import check_database, create_private, explained, wrong_sum
+from dispatcher.checkpoint.files import DAMAGED_HINT, check_database, create_private, explained, wrong_sum
 from dispatcher.checkpoint.pages import SUM_BYTES, check_whole, check_writable, connect, has_sums
 from dispatcher.checkpoint.statements import load_queries, load_schema
 from dispatcher.errors import CheckpointCorrupt, CheckpointError
-from dispatcher.model import Batch, Counts, Doubt, Lane
+from dispatcher.model import Batch, BatchState, Counts, Doubt, Lane
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -125,23 +125,35 @@ class SqliteReader:
             )
         return plan
 
-    def lanes(self) -> list[Lane]:
+    @contextlib.contextmanager
+    def _decoding(self) -> Iterator[None]:
+        """Explain values that no program of ours wrote, too: a file without sums may hold any."""
         with explained(self.path):
+            try:
+                yield
+            except (TypeError, ValueError, AttributeError, OverflowError, msgspec.MsgspecError) as error:
+                raise CheckpointCorrupt(
+                    f"{self.path} is damaged (a row cannot be read: {error})", hint=DAMAGED_HINT
+                ) from error
+
+    def lanes(self) -> list[Lane]:
+        with self._decoding():
             rows = self._all("SELECT lane, region, account FROM lane ORDER BY lane")
-        return [Lane(index=lane, region=region, account=account) for lane, region, account in rows]
+            checked = msgspec.convert(rows, list[tuple[int, str, str | None]])
+        return [Lane(index=lane, region=region, account=account) for lane, region, account in checked]
 
     def standing(self) -> Standing:
-        with explained(self.path):
+        with self._decoding():
             rows = self._all(
                 "SELECT epoch, holder, heartbeat_at, claims, mark, account, learned_rate, finished_at,"
                 " exit_code, pulse FROM run WHERE id = 1"
             )
-        if not rows:
-            return Standing(0, None, 0.0, 0, 0, None, None, None, None)
-        return Standing(*rows[0])._replace(pulse=_pulse(rows[0][-1]))
+            if not rows:
+                return Standing(0, None, 0.0, 0, 0, None, None, None, None)
+            return msgspec.convert((*rows[0][:-1], _pulse(rows[0][-1])), Standing)
 
     def counts(self) -> Counts:
-        with explained(self.path), self._db:  # one snapshot, also beside a live run
+        with self._decoding(), self._db:  # one snapshot, also beside a live run
             by_state = {
                 state: (batches, devices) for state, batches, devices in self._all(QUERIES["outcome_counts"])
             }
@@ -180,27 +192,27 @@ class SqliteReader:
         `resendable`: first sent after `open_since`, so inside the token window; `expired`: before it;
         `held`: only a reconcile may settle them.
         """
-        with explained(self.path):
+        with self._decoding():
             rows = self._all(QUERIES["doubt_kinds"], {"open_since": open_since})
-        return {kind: (devices, first_sent_at) for kind, devices, first_sent_at in rows}
+            return {kind: (int(devices), float(first_sent_at)) for kind, devices, first_sent_at in rows}
 
     def doubts(self, *, after: int, limit: int) -> list[Doubt]:
-        with explained(self.path):
+        with self._decoding():
             rows = self._all(QUERIES["doubts"], {"after": after, "limit": limit, "epoch": self._epoch})
-        return [
-            Doubt(Batch(n, lane, wave, tuple(targets.split(" ")), parent, bool(fresh)), *rest)
-            for n, lane, wave, targets, parent, fresh, *rest in rows
-        ]
+            return [
+                Doubt(Batch(n, lane, wave, tuple(targets.split(" ")), parent, bool(fresh)), *rest)
+                for n, lane, wave, targets, parent, fresh, *rest in rows
+            ]
 
     def rows(self) -> Iterator[Row]:
-        with explained(self.path):
+        with self._decoding():
             row: Any
             for row in self._db.execute(QUERIES["rows"], {"after": 0}):
                 targets, state, claimed = row[3], row[5], row[13]
-                state = state or ("sent" if claimed else "planned")
+                state = BatchState(state or ("sent" if claimed else "planned"))
                 ids = tuple(targets.split(" "))
                 rest: Any = (state, row[6] or 0, *row[7:13], row[14])
-                yield Row(row[0], row[1], row[2], ids, bool(row[4]), *rest)
+                yield msgspec.convert((row[0], row[1], row[2], ids, bool(row[4]), *rest), Row)
 
 
 def _pulse(said: str | None) -> Pulse | None:
@@ -218,8 +230,7 @@ def _check_pages(path: Path, connection: apsw.Connection, check: str = "quick_ch
         raise wrong_sum(path)
     if found != "ok":
         raise CheckpointCorrupt(
-            f"{path} is damaged ({' '.join(str(found).split())[:120]})",
-            hint="keep the file as evidence, restore a backup or give another --checkpoint",
+            f"{path} is damaged ({' '.join(str(found).split())[:120]})", hint=DAMAGED_HINT
         )
 
 

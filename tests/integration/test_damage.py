@@ -31,7 +31,6 @@ NOW = 1_800_000_000.0
 IDS = [f"smd-{i:05d}" for i in range(600)]
 SEED = int(os.environ.get("DAMAGE_SEED", "2027"))
 TRIALS = 10_000 if "SOAK" in os.environ else 300
-soak = pytest.mark.skipif("SOAK" not in os.environ, reason="the full figures: set SOAK=1")
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,6 +243,8 @@ def _facts(rows: list[Row]) -> list[tuple[Any, ...]]:
     return [_fact(row) for row in rows]
 
 
+@pytest.mark.soak
+@pytest.mark.timeout(3_600)
 def test_damage_is_never_silent(tmp_path: Path) -> None:
     """Whatever byte of checkpoint or WAL is damaged, nothing is believed that was not written."""
     found = Trials(tmp_path, random.Random(SEED)).go(TRIALS)
