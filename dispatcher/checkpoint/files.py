@@ -114,8 +114,7 @@ def private_folder(path: Path) -> Path:
     with explained(path):
         if not path.is_dir():
             # mkdir's own `parents` would give the folders above the umask's mode.
-            if path.parent != path:
-                private_folder(path.parent)
+            private_folder(path.parent)
             path.mkdir(mode=0o700, exist_ok=True)
     return path
 

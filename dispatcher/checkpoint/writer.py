@@ -215,10 +215,7 @@ class Writer:
 
     async def give_back(self, numbers: Sequence[int], *, sent: Collection[int] = ()) -> None:
         """Return batches that were not sent, or were only answered *not created* (`sent`), to planned."""
-        if numbers:
-            await self._ordered(
-                lambda checkpoint, now: checkpoint.give_back(numbers, sent=sent, now=now), _none
-            )
+        await self._ordered(lambda checkpoint, now: checkpoint.give_back(numbers, sent=sent, now=now), _none)
 
     async def undo_split(self, number: int) -> None:
         """Return a split batch to planned."""
