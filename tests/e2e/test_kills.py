@@ -184,14 +184,16 @@ class Gauntlet:
         rows = sorted([*ids, *self.bad])
         return self.site.manifest(rows, limits={"rate_per_s": 150, "burst": 5, "max_in_flight": 8})
 
-    def kill(self, point: str, nth: int) -> bool:
-        """Start the run and let it die at the point; return whether it came there."""
+    def kill(self, point: str, nth: int, *, at_last: int | None = None) -> bool:
+        """Let the run die at the point, or before its `at_last`th call; return whether it did."""
         where = f"{POINTS[point]}@{nth}"
         if "edit" in point:
             self.removed += 1
             self.manifest = self._write()
         if "give-back" in point or "WAL" in point:
             where = f"{POINTS[point]}@1,{GENTLY}"
+        if at_last is not None:
+            where += f",{POINTS['before the send']}@{at_last}"
         words = ["run", self.manifest, "--endpoint-url", self.service.url, "--json", "--yes"]
         script = str(Path(__file__).with_name("killing.py"))
         process = subprocess.Popen(
@@ -270,6 +272,7 @@ def test_soak_killed_at_any_point(site: Site, emulate: Emulators, seed: int) -> 
     names = [point for point in POINTS if "end is noted" not in point]
     reached: Counter[bool] = Counter()
     for _ in itertools.repeat(None, 50):
-        reached[gauntlet.kill(rng.choice(names), rng.choice((1, 1, 2, 3, 7)))] += 1
+        point, nth = rng.choice(names), rng.choice((1, 1, 2, 3, 7))
+        reached[gauntlet.kill(point, nth, at_last=rng.randint(5, 40))] += 1
     gauntlet.end()
-    assert reached[True] >= 30, reached
+    assert reached[True] >= 45, reached
