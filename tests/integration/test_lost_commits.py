@@ -262,3 +262,38 @@ def test_a_flipped_bit_in_the_registry_is_found(story: Story) -> None:
             except CheckpointCorrupt:
                 continue
             assert found == good
+
+
+def test_a_plan_or_a_pulse_that_cannot_be_read(story: Story) -> None:
+    """A plan that is no JSON is damage; a pulse that is none costs a line of `status` and nothing else."""
+    path = planned(story)
+    raw = pages.connect(path)
+    raw.execute("UPDATE run SET pulse = '{'")
+    reader = SqliteReader.open(path, read_only=True)
+    assert reader.standing().pulse is None
+    assert reader.calls_per_s(NOW + 5, window_s=10) == 0.3
+    raw.execute("UPDATE run SET plan = '{'")
+    raw.close()
+    with pytest.raises(CheckpointCorrupt, match="holds a plan that cannot be read"):
+        reader.plan()
+    reader.close()
+    with pytest.raises(CheckpointCorrupt, match="holds a plan that cannot be read"):
+        story.prepare(story.state)
+
+
+def test_what_readers_say_of_the_registry(story: Story) -> None:
+    """A checkpoint without a plan has lost nothing; a registry that cannot be read is told."""
+    empty = story.folder / "empty.db"
+    SqliteCheckpoint.open(empty, create=True).close()
+    assert read_lost_commits(empty, story.state) is None
+    path = planned(story)
+    assert read_lost_commits(path, story.state) is None
+    copy = story.folder / "copy.db"
+    back_up(path, copy)
+    prepared = story.prepare(story.state)
+    accept(story, prepared)
+    prepared.checkpoint.release(now=NOW)
+    prepared.close()
+    assert str(path) in (read_lost_commits(copy, story.state) or "")
+    (story.state / "registry" / "fleet.json").write_bytes(b"{")
+    assert "damaged" in (read_lost_commits(path, story.state) or "")
