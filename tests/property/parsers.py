@@ -1,14 +1,10 @@
-"""Every parser of bytes that may be anybody's, each as one function: what hypothesis and atheris feed.
+"""Every parser of bytes that may be anybody's, each as one function that a fuzzer can feed.
 
-It may return, or raise a `DispatcherError` of one line; anything else is a bug. As a script, with atheris:
-
-    python tests/property/parsers.py NAME -runs=100000
+It may return, or raise a `DispatcherError` of one line; anything else is a bug.
 """
 
 from __future__ import annotations
 
-import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -115,18 +111,3 @@ PARSERS: dict[str, Parser] = {
     "checkpoint": _checkpoint,
     "answer": _answer,
 }
-
-
-def main() -> None:
-    """Fuzz one parser, guided by coverage, until atheris' own flags end it."""
-    import atheris
-
-    name = sys.argv.pop(1)
-    folder = Path(tempfile.mkdtemp())
-    atheris.instrument_all()
-    atheris.Setup(sys.argv, lambda data: parse(name, data, folder))
-    atheris.Fuzz()
-
-
-if __name__ == "__main__":
-    main()

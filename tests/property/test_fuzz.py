@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import gzip
-import importlib.util
 import os
 import random
 import shutil
-import subprocess
-import sys
 import tempfile
 import tracemalloc
 from pathlib import Path
@@ -19,8 +16,7 @@ from hypothesis import strategies as st
 
 from dispatcher.errors import CheckpointError
 from tests.integration.test_damage import NOW, Story
-from tests.property import parsers
-from tests.property.parsers import PARSERS, parse
+from tests.property.parsers import parse
 
 SOAK = "SOAK" in os.environ
 EXAMPLES = 5_000 if SOAK else 60
@@ -146,15 +142,3 @@ def test_a_checkpoint_without_sums_is_refused_in_one_line(stored: dict[str, byte
         for _ in range(noise.randint(1, 8)):
             data[noise.randrange(100, len(data))] = noise.randrange(256)
         parse("checkpoint", bytes(data), tmp_path)
-
-
-@pytest.mark.skipif(importlib.util.find_spec("atheris") is None, reason="atheris is not installed")
-@pytest.mark.parametrize("name", sorted(PARSERS))
-def test_coverage_guided_fuzzing(name: str) -> None:
-    """As above, led by the branches that are reached."""
-    runs = 200_000 if SOAK else 2_000
-    done = subprocess.run(
-        [sys.executable, parsers.__file__, name, f"-runs={runs}", "-rss_limit_mb=600", "-timeout=20"],
-        capture_output=True, timeout=3_600, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr.decode(errors="replace")[-2_000:]
