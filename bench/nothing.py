@@ -45,7 +45,7 @@ class _NoMarker:
     def __init__(self, marker: Marker) -> None:
         self.record = marker.record
 
-    def claimed(self, batches: Sequence[Batch], *, now: float, recut: bool = False) -> None:
+    def committed(self, claimed: Sequence[Batch], *, commits: int, now: float) -> None:
         """Do nothing."""
 
 

@@ -13,6 +13,7 @@ Whatever is refused is refused before the lease is taken over or a byte is chang
 
 from __future__ import annotations
 
+import contextlib
 import time
 import uuid
 from pathlib import Path
@@ -26,9 +27,9 @@ from dispatcher.checkpoint.registry import Marker, Record, Registry
 from dispatcher.checkpoint.sqlite import SqliteCheckpoint
 from dispatcher.diff import Diff, check_removals, diff, edit_words
 from dispatcher.errors import CheckpointError, PlanMismatch
-from dispatcher.hints import adding, reconcile, resume
+from dispatcher.hints import adding, reconcile
 from dispatcher.inventory import open_inventory
-from dispatcher.locate import OrphanedWal, binds, is_older, is_unplanned, stored_plan
+from dispatcher.locate import OrphanedWal, binds, check_newest, is_older, is_unplanned, stored_plan
 from dispatcher.model import Lane
 from dispatcher.plan import Fold, cut
 from dispatcher.prepared import Prepared
@@ -84,7 +85,8 @@ class Preparation:
         except BaseException:
             if checkpoint is not None:
                 is_empty = not is_there and is_unplanned(checkpoint)
-                checkpoint.close()
+                with contextlib.suppress(CheckpointError):  # the first error is the one to tell
+                    checkpoint.close()
                 if is_empty:
                     path.unlink(missing_ok=True)  # a refusal leaves nothing that looks like a run
             orphan.put_back()
@@ -135,7 +137,7 @@ class Preparation:
         old = self._registry.get(intent.run)
         if old is not None and old.first_sent_at is not None:
             # The old plan binds nothing; say so first, or a kill in between would leave two truths.
-            self._registry.put(msgspec.structs.replace(old, first_sent_at=None, claims=0, mark=0))
+            self._registry.put(msgspec.structs.replace(old, first_sent_at=None, commits=0, mark=0))
         fold, report = self._write(intent, checkpoint, inventory, digest)
         if fold.duplicates:
             self._notes.append(f"{fold.duplicates} duplicate rows folded")
@@ -215,6 +217,8 @@ class Preparation:
             )
         self._check_holder(checkpoint)
         stored = checkpoint.plan() if has_plan else None
+        if stored is not None:
+            checkpoint.check_pages(thoroughly=True)  # pages of different ages may lie beside each other
         if stored is None or stored.plan_id != record.plan_id:
             if stored is not None and binds(checkpoint):
                 raise CheckpointError(
@@ -277,12 +281,14 @@ class Preparation:
         try:
             checkpoint = SqliteCheckpoint.open(path)
             plan = stored_plan(checkpoint)
-            self._check_resumable(plan, checkpoint)
+            self._check_place(plan)
+            check_newest(checkpoint, path, plan, self._registry.get(plan.run))
             self._check_holder(checkpoint)
             return self._lease(checkpoint, locks, is_resumed=True)
         except BaseException:
             if checkpoint is not None:
-                checkpoint.close()
+                with contextlib.suppress(CheckpointError):
+                    checkpoint.close()
             locks.release()
             raise
 
@@ -295,18 +301,6 @@ class Preparation:
                     f"run {plan.run} was planned for {what} {then or 'of AWS'}, not {now}",
                     hint=f"resume it without that (origin: {asked.origins[what]}), or give another --run-key",
                 )
-
-    def _check_resumable(self, plan: Plan, checkpoint: SqliteCheckpoint) -> None:
-        self._check_place(plan)
-        record = self._registry.get(plan.run)
-        if record is None or record.first_sent_at is None or not is_older(checkpoint, plan, record):
-            return
-        last = Path(record.checkpoint)
-        newer = f"use the newer one: {resume(str(last))}" if last != checkpoint.path else None
-        raise CheckpointError(
-            f"{checkpoint.path} is older than what the registry remembers of run {plan.run}",
-            hint=newer or "run its manifest again: it may be rebuilt; or reconcile its manifest",
-        )
 
     # both
 
@@ -356,7 +350,7 @@ class Preparation:
         old = self._registry.get(plan.run)
         standing = checkpoint.standing()
         was_sent = old is not None and (old.plan_id == plan.plan_id or plan.rebuilt)
-        is_new = standing.claims == 0 and not was_sent
+        is_new = standing.mark == 0 and not was_sent
         planned = checkpoint.last_number() if is_new else old.planned if old and was_sent else 0
         record = Record(
             run=plan.run,
@@ -370,14 +364,14 @@ class Preparation:
             region=plan.region,
             planned_at=plan.planned_at,
             first_sent_at=old.first_sent_at if old and was_sent else None,
-            claims=standing.claims,
+            commits=standing.commits,
             mark=standing.mark,
             is_recut=is_recut or bool(old and was_sent and old.is_recut),
             planned=0 if is_recut else planned,
             # A claim that a crash kept from the registry is a doubt by now, and resent without a new claim.
             reached=max(old.reached if old and was_sent else 0, checkpoint.highest_outcome(planned)),
         )
-        if record.first_sent_at is None and standing.claims:
+        if record.first_sent_at is None and standing.mark:
             record = msgspec.structs.replace(record, first_sent_at=plan.planned_at)
         if record != old:
             self._registry.put(record)

@@ -37,5 +37,7 @@ class Prepared:
 
     def close(self) -> None:
         """Give files and locks back; the lease row is the caller's to release."""
-        self.checkpoint.close()
-        self.locks.release()
+        try:
+            self.checkpoint.close()
+        finally:
+            self.locks.release()

@@ -238,3 +238,4 @@ class Reconciliation:
         account = account_of(next(arns, None))
         if account is not None:
             store.learn(account=account, now=now)
+        self._recovered.noted(now=now)

@@ -70,6 +70,11 @@ class Recovered:
         if self.marker is not None:
             self.marker.reconciled(first_sent_at=self.first_sent_at, mark=mark, is_recut=is_recut)
 
+    def noted(self, *, now: float) -> None:
+        """Tell the registry of what was written: a ruling that a damaged file loses must be missed."""
+        if self.marker is not None and self.store is not None:
+            self.marker.committed((), commits=self.store.standing().commits, now=now)
+
     def close(self, *, now: float) -> None:
         """Give lease, files and locks back."""
         if self.store is not None:
@@ -205,6 +210,7 @@ class Recovery(Preparation):
                 hint="a dry run cannot show what bringing it up would do; leave --dry-run off",
             )
         assert sent.first_sent_at is not None
+        checkpoint.check_pages(thoroughly=True)  # pages of different ages may lie beside each other
         checkpoint.acquire(encoded(this_holder()), now=self._now())
         checkpoint.doubt_up_to(mark, sent.first_sent_at, now=self._now(), held=True)
 
@@ -262,9 +268,13 @@ class Recovery(Preparation):
             raise
 
     def _check_newest(self, plan: Plan, checkpoint: SqliteCheckpoint) -> None:
-        """Bring an older copy up, where nothing but claims is missing from it."""
+        """Bring an older copy up, where nothing but claims and outcomes is missing from it."""
         record = self._registry.get(plan.run)
-        if record is None or record.first_sent_at is None or not is_older(checkpoint, plan, record):
+        if record is None or record.first_sent_at is None:
+            return
+        selected = (plan.inventory_digest, plan.selection_digest)
+        is_same = record.plan_id == plan.plan_id and _is_only_behind(plan, record, selected)
+        if is_same and not is_older(checkpoint, plan, record):
             return
         last = Path(record.checkpoint)
         if last != checkpoint.path and last.exists():
@@ -272,7 +282,6 @@ class Recovery(Preparation):
                 f"{checkpoint.path} is older than what the registry remembers of run {plan.run}",
                 hint=f"reconcile the newer one: {command('reconcile', str(last))}",
             )
-        is_same = (record.plan_id, record.inventory_digest) == (plan.plan_id, plan.inventory_digest)
         if not is_same:
             raise CheckpointError(
                 f"{checkpoint.path} is older than what the registry remembers of run {plan.run}, and was"

@@ -141,7 +141,9 @@ class Run:
             prepared.checkpoint,
             clock=clock,
             offload=offload,
-            mark=lambda batches: prepared.marker.claimed(batches, now=clock.wall()),
+            mark=lambda claimed: prepared.marker.committed(
+                claimed, commits=prepared.checkpoint.standing().commits, now=clock.wall()
+            ),
             on_durable=self._settled,
             on_failure=lambda error: self._engine.fail(error) if self._engine else None,
         )

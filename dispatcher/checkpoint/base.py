@@ -81,7 +81,8 @@ class Standing(NamedTuple):
     epoch: int
     holder: str | None
     heartbeat_at: float
-    claims: int
+    commits: int
+    """Fenced transactions so far: a file that has seen fewer than the registry has lost some."""
     mark: int
     account: str | None
     learned_rate: float | None

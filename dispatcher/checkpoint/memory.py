@@ -97,7 +97,10 @@ class MemoryCheckpoint:
         self._spans.clear()
         self._claims = ClaimBook()
         self._epoch = self._standing.epoch + 1
-        self._standing = self._standing._replace(epoch=self._epoch, holder=holder, heartbeat_at=now)
+        commits = self._standing.commits + 1
+        self._standing = self._standing._replace(
+            epoch=self._epoch, holder=holder, heartbeat_at=now, commits=commits
+        )
         return self._epoch
 
     def _doubt(self, number: int, first_sent_at: float, now: float, code: str, message: str) -> None:
@@ -109,17 +112,20 @@ class MemoryCheckpoint:
     def _fence(self, now: float) -> None:
         if self._standing.epoch != self._epoch:
             raise CheckpointLeased("another runner took the run over")
-        self._standing = self._standing._replace(heartbeat_at=now)
+        standing = self._standing
+        self._standing = standing._replace(heartbeat_at=now, commits=standing.commits + 1)
 
     @contextlib.contextmanager
     def together(self, *, now: float) -> Iterator[None]:
         self._fence(now)
         before = {name: copy.copy(value) for name, value in vars(self).items()}
+        commits = self._standing.commits
         try:
             yield
         except BaseException:
             vars(self).update(before)
             raise
+        self._standing = self._standing._replace(commits=commits)  # one transaction is one commit
 
     def release(self, *, now: float) -> None:
         self._fence(now)
@@ -158,7 +164,7 @@ class MemoryCheckpoint:
         for first, last in runs_of(sorted(numbers)):
             self._add_claim(Span(first, last, now))
         standing = self._standing
-        self._standing = standing._replace(claims=standing.claims + 1, mark=max(standing.mark, *numbers))
+        self._standing = standing._replace(mark=max(standing.mark, *numbers))
 
     def _add_claim(self, span: Span) -> None:
         self._spans[self._next_key] = span
@@ -172,6 +178,8 @@ class MemoryCheckpoint:
             self._add_claim(span)
 
     def give_back(self, numbers: Sequence[int], *, sent: Collection[int] = (), now: float) -> None:
+        if not numbers:
+            return
         self._fence(now)
         self._rewrite_claims(*self._claims.give_back(numbers))
         for number in sent:

@@ -1,6 +1,9 @@
 -- name: fence
--- Checks the epoch and beats the heart in one row; no row changed means another runner took over.
-UPDATE run SET heartbeat_at = :now WHERE id = 1 AND epoch = :epoch
+-- Checks the epoch, beats the heart and counts the commit in one row; no row changed means another runner took over.
+UPDATE run SET heartbeat_at = :now, claims = claims + 1 WHERE id = 1 AND epoch = :epoch
+
+-- name: acquire
+UPDATE run SET epoch = epoch + 1, claims = claims + 1, holder = :holder, heartbeat_at = :now
 
 -- name: insert_batches
 INSERT INTO batch (number, lane, wave, parent, fresh, size, targets)
@@ -16,8 +19,8 @@ SELECT number, lane, wave, targets, parent, fresh FROM batch
 WHERE number > :after AND fresh = 0 AND NOT EXISTS (SELECT 1 FROM outcome WHERE outcome.batch = batch.number)
 ORDER BY number LIMIT :limit
 
--- name: count_claim
-UPDATE run SET claims = claims + 1, mark = max(mark, :last) WHERE id = 1
+-- name: raise_mark
+UPDATE run SET mark = max(mark, :last) WHERE id = 1
 
 -- name: insert_claims
 INSERT INTO claim (first, last, at, epoch) VALUES (?, ?, ?, ?)

@@ -148,7 +148,7 @@ class SqliteCheckpoint(SqliteReader):
         with self._atomic():
             self._db.execute(QUERIES["recover_claims"], {"now": now})
             self._db.execute("DELETE FROM claim")
-            self._db.execute("UPDATE run SET epoch = epoch + 1, holder = ?, heartbeat_at = ?", (holder, now))
+            self._db.execute(QUERIES["acquire"], {"holder": holder, "now": now})
             if self._db.changes() != 1:
                 raise CheckpointError(f"{self.path} holds no plan yet")
             self._epoch = int(self._all("SELECT epoch FROM run")[0][0])
@@ -210,7 +210,7 @@ class SqliteCheckpoint(SqliteReader):
             return
         for first, last in runs_of(sorted(numbers)):
             self._add_claim(Span(first, last, now))
-        self._db.execute(QUERIES["count_claim"], {"last": max(numbers)})
+        self._db.execute(QUERIES["raise_mark"], {"last": max(numbers)})
 
     def _add_claim(self, span: Span) -> None:
         self._db.execute(QUERIES["insert_claims"], (span.first, span.last, span.at, self._epoch))

@@ -16,8 +16,9 @@ from dispatcher.cli.output import result
 @click.command()
 @click.argument("run", metavar="RUN|CHECKPOINT")
 @click.argument("path")
+@click.option("--any-sums", is_flag=True, help="Though another program's SQLite wrote to it.")
 @common_options
-def backup(run: str, path: str, **options: Any) -> int:
+def backup(run: str, path: str, any_sums: bool, **options: Any) -> int:
     """A consistent copy of a checkpoint, also while its run is live.
 
     PATH is a new file, or a folder that gets RUN.db. Nothing is ever replaced.
@@ -30,7 +31,7 @@ def backup(run: str, path: str, **options: Any) -> int:
     from dispatcher.cli.render import counts_text
     from dispatcher.locate import find_checkpoint
 
-    made = back_up(find_checkpoint(run, settings_from(options).resolve()), Path(path))
+    made = back_up(find_checkpoint(run, settings_from(options).resolve()), Path(path), any_sums=any_sums)
     if options["json_"]:
         print_json(asdict(made))
     else:

@@ -15,7 +15,6 @@ for us is done here, each found by measurement:
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import datetime
 import email.utils
@@ -42,6 +41,7 @@ from dispatcher.redact import redacted
 from dispatcher.transport.base import MAX_BODY_BYTES, TaskPage, TaskView, answer_for, clean
 from dispatcher.transport.chain import Chain, KeptCredentials, NothingFound, has_credentials, words
 from dispatcher.transport.credentials import CredentialKeeper, Found, NoCredentials
+from dispatcher.transport.deadline import deadline
 from dispatcher.transport.looking import page_of, view_of
 
 if TYPE_CHECKING:
@@ -183,7 +183,7 @@ class AiobotocoreTransport:
                 return _unsigned(error)
         used = keeper.use()
         try:
-            async with asyncio.timeout(self._timeout_s):
+            async with deadline(self._timeout_s):
                 response: dict[str, Any] = await getattr(self._client, operation)(**parameters)
         except TimeoutError:
             return Answer(

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import signal
-import sqlite3
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from dispatcher.checkpoint.pages import connect
 from dispatcher.emulator.config import Mismatch
 from dispatcher.emulator.faults import Fault, FaultPlan
 from tests.e2e.test_identity import interrupted, lose
@@ -30,7 +30,8 @@ RECONCILED_KEYS = [
 def age(site: Site, *, by_s: float = HOUR_S) -> None:
     """Let the token window pass: all instants of checkpoint and registry move into the past."""
     if site.checkpoint.exists():
-        with sqlite3.connect(site.checkpoint) as db:
+        db = connect(site.checkpoint)  # another SQLite would leave pages without their sums
+        with db:
             db.execute("UPDATE outcome SET first_sent_at = first_sent_at - ?", (by_s,))
             db.execute("UPDATE claim SET at = at - ?", (by_s,))
         db.close()
@@ -39,6 +40,7 @@ def age(site: Site, *, by_s: float = HOUR_S) -> None:
         kept = json.loads(record.read_text())
         if kept["first_sent_at"] is not None:
             kept["first_sent_at"] -= by_s
+            kept["seal"] = ""
         record.write_text(json.dumps(kept))
 
 
