@@ -11,6 +11,7 @@ import time
 from typing import TYPE_CHECKING, Any, Protocol
 
 from dispatcher.errors import UsageError
+from dispatcher.forking import disown_in_children
 from dispatcher.policy.lane import LaneState
 
 if TYPE_CHECKING:
@@ -100,6 +101,7 @@ class Metrics:
                 f"metrics cannot be served at {address}: {why}", hint="name another port"
             ) from error
         self._server, self._thread = started
+        disown_in_children(self)
         self.url = f"http://{host}:{self._server.server_port}/metrics"
 
     def close(self) -> None:
@@ -110,6 +112,12 @@ class Metrics:
             self._thread.join()
             self._server = None
         self._registry.unregister(self)
+
+    def disown(self) -> None:
+        """In a forked child: let go of the port, which nobody answers there."""
+        if self._server is not None:
+            self._server.socket.close()
+            self._server = None
 
     def follow(self, run: Live) -> Callable[[Call], None]:
         """Show `run` from now on; returns what is to be told of its calls."""

@@ -14,7 +14,8 @@ import msgspec
 from dispatcher.checkpoint.base import Plan, Pulse, Row, Standing
 from dispatcher.checkpoint.files import check_database, create_private, explained
 from dispatcher.checkpoint.statements import load_queries, load_schema
-from dispatcher.errors import CheckpointCorrupt
+from dispatcher.errors import CheckpointCorrupt, CheckpointIo
+from dispatcher.forking import disown_in_children
 from dispatcher.model import Batch, Counts, Doubt, Lane
 
 if TYPE_CHECKING:
@@ -40,8 +41,24 @@ class SqliteReader:
 
     def __init__(self, path: Path, connection: apsw.Connection) -> None:
         self.path = path
-        self._db = connection
+        self._connection: apsw.Connection | None = connection
         self._epoch = 0
+        disown_in_children(self)
+
+    @property
+    def _db(self) -> apsw.Connection:
+        if self._connection is None:
+            raise CheckpointIo(
+                f"{self.path} was opened in another process, before a fork", hint="open it where it is used"
+            )
+        return self._connection
+
+    def disown(self) -> None:
+        """In a forked child: refuse all use from now on, and never close it, at the very end either."""
+        import ctypes
+
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._connection))
+        self._connection = None
 
     @classmethod
     def open(cls, path: Path, *, create: bool = False, read_only: bool = False) -> Self:
@@ -67,8 +84,10 @@ class SqliteReader:
         return cls(path, connection)
 
     def close(self) -> None:
+        if self._connection is None:  # the parent's
+            return
         with explained(self.path):
-            self._db.close()
+            self._connection.close()
 
     def check_pages(self) -> None:
         """Raise `CheckpointCorrupt` where any page of the file is damaged."""
