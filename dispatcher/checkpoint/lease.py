@@ -2,7 +2,8 @@
 
 Two locks: beside the checkpoint, and under the run's name in the state folder, since two checkpoint paths
 are still one run. The kernel drops them when their holder dies, so a dead holder on this host is taken
-over at once, though a child that it forked lives on. A holder on another host cannot be seen dying: taking it over is the operator's decision.
+over at once, though a child that it forked lives on. A holder on another host cannot be seen dying: taking
+it over is the operator's decision.
 """
 
 from __future__ import annotations

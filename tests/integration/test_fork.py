@@ -67,7 +67,7 @@ def in_child(work: Callable[[], None]) -> int:
         return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     try:
         work()
-    except BaseException:
+    except BaseException:  # noqa: BLE001 - the child must end here
         traceback.print_exc()
         os._exit(1)
     os._exit(0)
