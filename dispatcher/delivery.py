@@ -32,6 +32,8 @@ STUCK_S = 10.0
 """At the end of a run: how long a hook may stay at one event."""
 BEHIND_S = 60.0
 """At the end of a run: how long a hook may work off what is waiting."""
+LOOK_S = 0.5
+"""How often it is looked whether the hook got on."""
 _MANY = (BatchSettled, RunProgressed, Call)
 
 
@@ -94,13 +96,14 @@ class Delivery:
             self._gather(self._gap())
         self._hand_over()
         self._box.put_nowait(None)
-        until_s = self._loop.time() + BEHIND_S
-        heard = -1
+        now_s = self._loop.time()
+        heard, stuck_s, until_s = self._heard, now_s + STUCK_S, now_s + BEHIND_S
         try:
-            while not self._done.is_set() and heard != self._heard and self._loop.time() < until_s:
-                heard = self._heard
+            while not self._done.is_set() and (left_s := min(stuck_s, until_s) - self._loop.time()) > 0:
                 with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(self._done.wait(), STUCK_S)
+                    await asyncio.wait_for(self._done.wait(), min(left_s, LOOK_S))
+                if heard != self._heard:
+                    heard, stuck_s = self._heard, self._loop.time() + STUCK_S
         finally:
             self.stop()
         if not self._done.is_set():
@@ -136,9 +139,11 @@ class Delivery:
                 try:
                     result: Any = self._hook(event)
                     await result
-                except (Exception, asyncio.CancelledError) as error:
+                except asyncio.CancelledError as error:
                     if self._is_over:
                         raise
+                    self._complain(error)
+                except (Exception, SystemExit) as error:  # noqa: BLE001 - but Ctrl-C is the operator's
                     self._complain(error)
                 self._heard += 1
         self._done.set()

@@ -13,8 +13,9 @@ import asyncio
 import contextlib
 import itertools
 import os
+import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from dispatcher.checkpoint.backup import back_up
 from dispatcher.clock import SystemClock
@@ -51,6 +52,8 @@ if TYPE_CHECKING:
     from dispatcher.transport.base import Transport
 
     OpenTransport = Callable[[Plan, Resolved], Awaitable[Transport]]
+
+T = TypeVar("T")
 
 
 class Dispatcher:
@@ -106,7 +109,7 @@ class Dispatcher:
         intent = Intent.of(manifest, settings, region)
         preparation = Preparation(settings, confirm=confirm)
         with _about(intent.run):
-            prepared = await asyncio.to_thread(preparation.of_manifest, intent)
+            prepared = await _in_thread(lambda: preparation.of_manifest(intent), undo=_give_back)
             return await self._drive(prepared, settings, on_event, before)
 
     async def resume(
@@ -117,7 +120,7 @@ class Dispatcher:
         settings = self._settings.resolve()
         path = find_checkpoint(run, settings)
         with _about(path.stem if run == str(path) else run):
-            prepared = await asyncio.to_thread(Preparation(settings).of_checkpoint, path)
+            prepared = await _in_thread(lambda: Preparation(settings).of_checkpoint(path), undo=_give_back)
         plan = prepared.plan
         settings = self._settings.resolve(command=Command(plan.command), stored=plan.limits)
         with _about(plan.run):
@@ -137,9 +140,10 @@ class Dispatcher:
             raise
         name, metrics = prepared.plan.run, self._metrics
         async with Listeners(name, on_event=on_event, metrics=metrics, tracing=settings.tracing) as listeners:
-            run = listeners.follow(Run(prepared, settings, listeners.hooks, self._clock))
+            run = Run(prepared, settings, listeners.hooks, self._clock)
             self._runs.add(run)
             try:
+                listeners.follow(run)
                 if run.is_complete():
                     return run.already_complete()
                 transport = await self._ready(run, before)
@@ -262,7 +266,7 @@ class Dispatcher:
         reader = open_reader(find_checkpoint(run, self._settings.resolve()))
         try:
             rows = receipts(reader, states=states)
-            while block := await asyncio.to_thread(_take, rows, 1_000):
+            while block := await _in_thread(lambda: _take(rows, 1_000)):
                 for receipt in block:
                     yield receipt
         finally:
@@ -365,6 +369,26 @@ def _chain_region(settings: Resolved) -> str:
         raise UsageError("no region is set", hint=hint)
     check({"region": region}, "the AWS configuration")
     return region
+
+
+async def _in_thread(work: Callable[[], T], *, undo: Callable[[T], object] | None = None) -> T:
+    """Do `work` in a thread. No thread can be stopped: cancelled, wait for its end and `undo` what it did."""
+    task = asyncio.ensure_future(asyncio.to_thread(work))
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        while not task.done():
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait({task})
+        if not task.cancelled() and task.exception() is None and undo is not None:
+            undo(task.result())
+        raise
+
+
+def _give_back(prepared: Prepared) -> None:
+    with contextlib.suppress(DispatcherError):
+        prepared.checkpoint.release(now=time.time())
+    prepared.close()
 
 
 def _take(rows: Iterator[Receipt], count: int) -> list[Receipt]:

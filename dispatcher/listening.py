@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from typing import TYPE_CHECKING, Self
 
 from dispatcher.delivery import Delivery
-from dispatcher.errors import DispatcherError
-from dispatcher.observe import Hooks
+from dispatcher.errors import UsageError
+from dispatcher.observe import Hooks, RunEnded
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
     from dispatcher.observe import Hook
     from dispatcher.run import Run
     from dispatcher.tracing import RunTrace
+
+log = logging.getLogger("dispatcher")
 
 
 class Listeners:
@@ -42,9 +46,8 @@ class Listeners:
         if self._metrics is not None:
             self.hooks.hear_calls(self._metrics.follow(run))
         if self._tracing:
-            from dispatcher.tracing import RunTrace
-
-            self._trace = RunTrace(run.plan)
+            self._trace = _begun(run)
+        if self._trace is not None:
             # An exporter may do its work in the very call that ends a span: not on the run's loop.
             delivery = Delivery(self._trace.call, run=self._name)
             self._deliveries.append(delivery)
@@ -57,22 +60,40 @@ class Listeners:
     async def __aexit__(
         self, _kind: type[BaseException] | None, error: BaseException | None, _traceback: TracebackType | None
     ) -> None:
+        last = self._end(error)
+        heard_out = error is None or isinstance(error, Exception)  # a cancellation waits for no hook
         try:
-            for delivery in self._deliveries:
-                if error is None or isinstance(error, DispatcherError):
-                    await delivery.finish()
+            await asyncio.gather(*(one.finish() for one in (*(self._deliveries if heard_out else ()), *last)))
         finally:
-            for delivery in self._deliveries:
+            for delivery in (*self._deliveries, *last):
                 delivery.stop()
-            self._end(error)
 
-    def _end(self, error: BaseException | None) -> None:
+    def _end(self, error: BaseException | None) -> tuple[Delivery, ...]:
+        """Tell metrics and spans of the end; returns what is still to be waited for."""
         run = self._run
         if run is None:
-            return
+            return ()
         summary = run.summary()
         code = summary.exit if error is None else getattr(error, "exit_code", None)
         if self._metrics is not None:
             self._metrics.ended(run, code)
-        if self._trace is not None:
-            self._trace.end(summary.counts, calls=summary.calls, exit_code=code)
+        trace = self._trace
+        if trace is None:
+            return ()
+        counts, calls = summary.counts, summary.calls
+        last = Delivery(lambda _: trace.end(counts, calls=calls, exit_code=code), run=self._name)
+        last.take(RunEnded(run=self._name, exit=summary.exit))
+        return (last,)
+
+
+def _begun(run: Run) -> RunTrace | None:
+    """Begin the spans of `run`; what a program's own processors raise costs the spans alone."""
+    from dispatcher.tracing import RunTrace
+
+    try:
+        return RunTrace(run.plan)
+    except UsageError:
+        raise
+    except Exception:
+        log.exception("spans cannot be made; the run goes on without")
+        return None

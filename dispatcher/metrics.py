@@ -11,6 +11,7 @@ import time
 from typing import TYPE_CHECKING, Any, Protocol
 
 from dispatcher.errors import UsageError
+from dispatcher.forking import disown_in_children
 from dispatcher.policy.lane import LaneState
 
 if TYPE_CHECKING:
@@ -42,10 +43,12 @@ class Live(Protocol):
 
 
 class _Shown:
-    """One run as it is shown."""
+    """One run as it is shown; the run itself, with all that it held, need not stay in memory."""
 
     def __init__(self, run: Live) -> None:
-        self.run = run
+        self.plan = run.plan
+        self.progress = run.progress
+        self.settings = run.settings
         self.began_at = time.time()
         self.exit: int | None = None
         self.is_live = True
@@ -94,12 +97,13 @@ class Metrics:
         host, _, port = address.rpartition(":")
         try:
             started = self._client.start_http_server(int(port), host.strip("[]"), self._registry)
-        except OSError as error:
-            why = error.strerror or str(error)
+        except (OSError, UnicodeError) as error:  # the latter of a host that is no name at all
+            why = getattr(error, "strerror", None) or str(error)
             raise UsageError(
                 f"metrics cannot be served at {address}: {why}", hint="name another port"
             ) from error
         self._server, self._thread = started
+        disown_in_children(self)
         self.url = f"http://{host}:{self._server.server_port}/metrics"
 
     def close(self) -> None:
@@ -110,6 +114,12 @@ class Metrics:
             self._thread.join()
             self._server = None
         self._registry.unregister(self)
+
+    def disown(self) -> None:
+        """In a forked child: let go of the port, which nobody answers there."""
+        if self._server is not None:
+            self._server.socket.close()
+            self._server = None
 
     def follow(self, run: Live) -> Callable[[Call], None]:
         """Show `run` from now on; returns what is to be told of its calls."""
@@ -131,7 +141,7 @@ class Metrics:
     def ended(self, run: Live, exit_code: int | None) -> None:
         """Note that this process is done with `run`."""
         shown = self._shown.get(run.plan.run)
-        if shown is not None and shown.run is run:
+        if shown is not None and shown.progress is run.progress:
             shown.is_live, shown.exit = False, exit_code
 
     def _forget(self, name: str) -> None:
@@ -162,7 +172,7 @@ class Metrics:
             yield gauge
         info = self._core.InfoMetricFamily(f"{PREFIX}_run", "What a run is.", labels=("run",))
         for run, one in shown:
-            info.add_metric((run,), {"command": one.run.plan.command, "region": one.run.plan.region})
+            info.add_metric((run,), {"command": one.plan.command, "region": one.plan.region})
         yield info
         yield from self._durations.collect()
 
@@ -172,29 +182,29 @@ def _one(number: float | None) -> dict[str, float]:
 
 
 _COUNTERS: tuple[tuple[str, str, Callable[[_Shown], float]], ...] = (
-    ("calls", "Calls that left.", lambda one: one.run.progress.calls),
-    ("throttled_calls", "Calls that the service throttled.", lambda one: one.run.progress.throttled),
-    ("retried_calls", "Calls that were not a batch's first.", lambda one: one.run.progress.retried),
-    ("faulted_calls", "Calls that met a fault.", lambda one: one.run.progress.faults),
+    ("calls", "Calls that left.", lambda one: one.progress.calls),
+    ("throttled_calls", "Calls that the service throttled.", lambda one: one.progress.throttled),
+    ("retried_calls", "Calls that were not a batch's first.", lambda one: one.progress.retried),
+    ("faulted_calls", "Calls that met a fault.", lambda one: one.progress.faults),
 )
 _GAUGES: tuple[tuple[str, str, str | None, Callable[[_Shown], dict[str, float]]], ...] = (
-    ("devices", "Devices by class, of the whole run.", "state", lambda one: dict(one.run.progress.classes())),
+    ("devices", "Devices by class, of the whole run.", "state", lambda one: dict(one.progress.classes())),
     (
         "replayed_devices", "Devices whose first task is older than the plan.", None,
-        lambda one: _one(one.run.progress.replayed),
+        lambda one: _one(one.progress.replayed),
     ),
-    ("calls_in_flight", "Calls on the wire.", None, lambda one: _one(one.run.progress.in_flight)),
+    ("calls_in_flight", "Calls on the wire.", None, lambda one: _one(one.progress.in_flight)),
     (
         "allowed_calls_per_second", "What the service is believed to allow.", None,
-        lambda one: _one(one.run.progress.rate_per_s),
+        lambda one: _one(one.progress.rate_per_s),
     ),
     (
         "ceiling_calls_per_second", "The ceiling that was set.", None,
-        lambda one: _one(one.run.settings.rate_per_s),
+        lambda one: _one(one.settings.rate_per_s),
     ),
     (
         "lane_state", "1 for the state that the lane is in.", "state",
-        lambda one: {state.value: float(state.value == one.run.progress.lane_state) for state in LaneState},
+        lambda one: {state.value: float(state.value == one.progress.lane_state) for state in LaneState},
     ),
     ("run_live", "1 while this process is at the run.", None, lambda one: _one(float(one.is_live))),
     ("run_began_timestamp_seconds", "When this process began it.", None, lambda one: _one(one.began_at)),

@@ -2,7 +2,8 @@
 
 Two locks: beside the checkpoint, and under the run's name in the state folder, since two checkpoint paths
 are still one run. The kernel drops them when their holder dies, so a dead holder on this host is taken
-over at once. A holder on another host cannot be seen dying: taking it over is the operator's decision.
+over at once, though a child that it forked lives on. A holder on another host cannot be seen dying: taking
+it over is the operator's decision.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from dispatcher.checkpoint.files import (
     state_folder,
 )
 from dispatcher.errors import CheckpointCorrupt, CheckpointIo, CheckpointLeased
+from dispatcher.forking import disown_in_children
 from dispatcher.hints import adding, command
 
 if TYPE_CHECKING:
@@ -95,6 +97,7 @@ class Locks:
     def __init__(self, paths: Sequence[Path]) -> None:
         self._paths = paths
         self._fds: list[int] = []
+        disown_in_children(self)
 
     def take(self, *, allow_network: bool = False) -> None:
         """Take all locks at once or raise: `CheckpointLeased`, or `CheckpointIo` on a network file system."""
@@ -135,6 +138,10 @@ class Locks:
         for fd in self._fds:
             os.close(fd)
         self._fds.clear()
+
+    def disown(self) -> None:
+        """In a forked child: close them, which unlocks nothing of the parent's."""
+        self.release()
 
 
 def is_locked(path: Path) -> bool:

@@ -15,7 +15,8 @@ from dispatcher.checkpoint.base import TOKEN_VERSION, Plan, Pulse, Row, Standing
 from dispatcher.checkpoint.files import DAMAGED_HINT, check_database, create_private, explained, wrong_sum
 from dispatcher.checkpoint.pages import SUM_BYTES, check_whole, check_writable, connect, has_sums
 from dispatcher.checkpoint.statements import load_queries, load_schema
-from dispatcher.errors import CheckpointCorrupt, CheckpointError
+from dispatcher.errors import CheckpointCorrupt, CheckpointError, CheckpointIo
+from dispatcher.forking import disown_in_children
 from dispatcher.model import Batch, BatchState, Counts, Doubt, Lane
 
 if TYPE_CHECKING:
@@ -43,8 +44,24 @@ class SqliteReader:
 
     def __init__(self, path: Path, connection: apsw.Connection) -> None:
         self.path = path
-        self._db = connection
+        self._connection: apsw.Connection | None = connection
         self._epoch = 0
+        disown_in_children(self)
+
+    @property
+    def _db(self) -> apsw.Connection:
+        if self._connection is None:
+            raise CheckpointIo(
+                f"{self.path} was opened in another process, before a fork", hint="open it where it is used"
+            )
+        return self._connection
+
+    def disown(self) -> None:
+        """In a forked child: refuse all use from now on, and never close it, at the very end either."""
+        import ctypes
+
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(self._connection))
+        self._connection = None
 
     @classmethod
     def open(
@@ -77,8 +94,10 @@ class SqliteReader:
         return cls(path, connection)
 
     def close(self) -> None:
+        if self._connection is None:  # the parent's
+            return
         with explained(self.path):
-            self._db.close()
+            self._connection.close()
 
     def check_pages(self, *, thoroughly: bool = False) -> None:
         """Raise `CheckpointCorrupt` where any page of the file is damaged; or an index does not fit, too."""

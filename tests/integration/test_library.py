@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
+import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from dispatcher import (
     PlanMismatch,
     Settings,
     UsageError,
+    library,
     open_dispatcher,
 )
 from dispatcher.emulator.app import run_emulator
@@ -179,6 +182,71 @@ def test_cancellation_is_safe(tmp_path: Path) -> None:
         summary = await opened.run(manifest())
         assert summary.counts.accepted == 95
         assert len(emulator.ledger.tasks) == 10
+
+    with_emulator(tmp_path, work)
+
+
+def test_cancelled_while_planning_it_keeps_no_lock(tmp_path: Path) -> None:
+    """The thread that plans cannot be stopped: it is waited for, and what it took is given back."""
+    inventory = tmp_path / "ids.txt"
+    os.mkfifo(inventory)
+
+    async def work(opened: Dispatcher, emulator: Any) -> None:
+        slow = manifest(inventory=Inventory(path=str(inventory), format="txt"))
+        task = asyncio.ensure_future(opened.run(slow))
+        writer = await asyncio.to_thread(open, inventory, "w")
+        task.cancel()
+        task.cancel()
+        await asyncio.sleep(0)
+        writer.write("\n".join(IDS))
+        writer.close()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert (await opened.run(manifest())).counts.accepted == 95
+
+    with_emulator(tmp_path / "state", work)
+
+
+def test_receipts_may_be_cancelled(tmp_path: Path) -> None:
+    """The thread that reads is waited for before the file is closed under it."""
+
+    async def work(opened: Dispatcher, emulator: Any) -> None:
+        await opened.run(manifest())
+        closed, reading = threading.Event(), threading.Event()
+        early: list[bool] = []
+        real = library._take
+
+        def slow(rows: Any, count: int) -> Any:
+            reading.set()
+            early.append(closed.wait(0.2))  # for the close that must not come
+            return real(rows, count)
+
+        async def read() -> None:
+            async for _ in opened.receipts("ops"):
+                pass
+
+        class Watched:
+            def __init__(self, path: Any) -> None:
+                self._reader = open_reader(path)
+
+            def close(self) -> None:
+                closed.set()
+                self._reader.close()
+
+            def __getattr__(self, name: str) -> Any:
+                return getattr(self._reader, name)
+
+        open_reader = library.open_reader
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(library, "_take", slow)
+            patch.setattr(library, "open_reader", Watched)
+            task = asyncio.ensure_future(read())
+            await asyncio.to_thread(reading.wait, 5)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert closed.is_set()
+            assert early == [False]
 
     with_emulator(tmp_path, work)
 

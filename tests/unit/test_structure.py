@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "dispatcher"
 
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("model", "errors", "hints", "clock", "redact"),
+    ("model", "errors", "hints", "clock", "redact", "forking"),
     ("policy", "plan", "spool", "observe"),
     (
         *("settings", "manifest", "manifest_schema", "manifest_text"),
