@@ -129,6 +129,7 @@ class Sender:
             answer = await self._transport.create_task(flight.batch.targets, flight.client_token)
         finally:
             self._admission.arrive()
+            progress.in_flight = self._admission.in_flight
         if answer.kind is Kind.NO_CREDENTIALS:
             self._unsent(flight, answer)
             return answer

@@ -314,6 +314,8 @@ def _place(given: str | Path, key: str, origins: Mapping[str, str]) -> Path:
         raise UsageError(f"{where}: {shown(str(given))} begins in a home folder that is not known") from None
     except OSError as error:  # a relative path, and the working folder is gone
         raise UsageError(f"{where}: {shown(str(given))} cannot be found: {error.strerror}") from error
+    if key != "state_dir" and not path.name:
+        raise UsageError(f"{where}: {shown(str(given))} names no file", hint="name another place")
     above = is_there if key == "state_dir" else path.parent
     if os.path.lexists(above) and not os.path.isdir(above):  # noqa: PTH112 - Path's own raises without access
         raise UsageError(f"{where}: {above} is not a folder", hint="name another place")

@@ -11,6 +11,7 @@ import click
 from dispatcher.cli import print_json
 from dispatcher.cli.options import common_options, settings_from
 from dispatcher.cli.output import result
+from dispatcher.errors import UsageError
 
 
 @click.command()
@@ -31,6 +32,8 @@ def backup(run: str, path: str, any_sums: bool, **options: Any) -> int:
     from dispatcher.cli.render import counts_text
     from dispatcher.locate import find_checkpoint
 
+    if not path:
+        raise UsageError("no place for the copy is named", hint="give a new file's path, or a folder")
     made = back_up(find_checkpoint(run, settings_from(options).resolve()), Path(path), any_sums=any_sums)
     if options["json_"]:
         print_json(asdict(made))

@@ -61,12 +61,14 @@ def report(run: str, form: str | None, state: str | None, output: str | None, **
     dispatcher report nightly-reboot
     dispatcher report nightly-reboot --format csv --state rejected,in_doubt
     """
-    from dispatcher.cli.files import write_whole
+    from dispatcher.cli.files import refuse_empty, write_whole
     from dispatcher.locate import find_checkpoint
     from dispatcher.report import open_reader, receipts, render
 
     settings = settings_from(options).resolve()
     states = _states(state)
+    if output is not None:
+        refuse_empty(output, "--output")
     path = find_checkpoint(run, settings)
     _tell_lost_commits(path, settings)
     reader = open_reader(path)

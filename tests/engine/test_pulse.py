@@ -38,6 +38,15 @@ def test_the_heart_beats_through_an_outage(bench: Make) -> None:
     assert made.checkpoint.standing().pulse.calls == summary.calls
 
 
+def test_the_last_beat_of_an_ended_run_has_no_call_on_the_wire(bench: Make) -> None:
+    """What is home is home: `status` and the metrics of a run that ended tell of no call in flight."""
+    made = bench(500, latency_s=0.5)
+    made.pulse_s = 2.0
+    _, error = made.go(rate_per_s=100.0)
+    assert error is None
+    assert made.checkpoint.standing().pulse.in_flight == 0
+
+
 def test_a_killed_process_leaves_the_rate_it_learnt(bench: Make) -> None:
     """Not only a clean end: the next process starts from what the service allowed."""
     made = bench(4_000)
