@@ -83,7 +83,7 @@ class AiobotocoreTransport:
         self._profile = profile
         self._is_stand_in = False
         self._skew_s = 0.0
-        self._auth = type("SkewedAuth", (_SkewedAuth,), {"skew_s": 0.0})
+        self._auth: type[_SkewedAuth] = type("SkewedAuth", (_SkewedAuth,), {"skew_s": 0.0})
 
     async def open(self) -> None:
         """Find credentials and make the client. Raises `UsageError` where either cannot be done."""
@@ -155,11 +155,11 @@ class AiobotocoreTransport:
     async def renew(self) -> Answer | None:
         """Resolve the credential chain anew, and sign by the service's clock if ours is off."""
         if abs(self._skew_s) >= _SKEW_S:
-            self._auth.skew_s = self._skew_s  # type: ignore[attr-defined]
+            self._auth.skew_s = self._skew_s
         try:
             await self._keeper.renew()
         except NoCredentials as error:
-            return _unsigned(error)
+            return unsigned(error)
         return None
 
     async def create_task(self, targets: Sequence[str], client_token: str) -> Answer:
@@ -168,15 +168,11 @@ class AiobotocoreTransport:
             try:
                 keeper.check()
             except NoCredentials as error:
-                return _unsigned(error)
+                return unsigned(error)
         used = keeper.use()
-        parameters = {"targets": list(targets), "clientToken": client_token, **self._constant}
-        tags = self._tags(client_token)
-        if tags:
-            parameters["tags"] = tags
         try:
             async with asyncio.timeout(self._timeout_s):
-                response = await self._client.create_task(**parameters)
+                response = await self._call(targets, client_token)
         except TimeoutError:
             return Answer(
                 kind=Kind.NO_REPLY, code="Timeout", message=f"no answer within {self._timeout_s:g} s"
@@ -187,8 +183,15 @@ class AiobotocoreTransport:
                 keeper.reject(used)
             return answer
         except Exception as error:  # noqa: BLE001  (whatever the SDK raises is an answer, never a crash)
-            return _failed(error)
-        return _success(response)
+            return failed(error)
+        return success(response)
+
+    async def _call(self, targets: Sequence[str], client_token: str) -> Any:
+        parameters = {"targets": list(targets), "clientToken": client_token, **self._constant}
+        tags = self._tags(client_token)
+        if tags:
+            parameters["tags"] = tags
+        return await self._client.create_task(**parameters)
 
     def _tags(self, client_token: str) -> dict[str, str]:
         if not self._plan.system_tags:
@@ -309,7 +312,7 @@ class _BoundedResponse:
         return bytes(body)
 
 
-def _success(response: dict[str, Any]) -> Answer:
+def success(response: dict[str, Any]) -> Answer:
     task_id, task_arn = response.get("taskId"), response.get("taskArn")
     if not isinstance(task_id, str) or not 1 <= len(task_id) <= 256 or not task_id.isprintable():
         return Answer(kind=Kind.UNREADABLE, code="NoTaskId", message="success without a task id")
@@ -317,7 +320,7 @@ def _success(response: dict[str, Any]) -> Answer:
     return Answer(kind=Kind.ACCEPTED, task_id=task_id, task_arn=arn)
 
 
-def _failed(error: Exception) -> Answer:
+def failed(error: Exception) -> Answer:
     """Classify what the SDK raised instead of an answer: was anything sent?"""
     code = type(error).__name__
     if isinstance(error, ResponseParserError):
@@ -342,7 +345,7 @@ def _is_mid_flight(cause: Exception) -> bool:
     )
 
 
-def _unsigned(error: NoCredentials) -> Answer:
+def unsigned(error: NoCredentials) -> Answer:
     """Nothing can be signed: the lane waits, or stops where waiting is no use."""
     kind = Kind.DENIED if error.is_final else Kind.NO_CREDENTIALS
     return Answer(kind=kind, code="NoCredentials", message=str(error))
