@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 FULL_MB = 300.0
 """The most any process may hold, at ten million devices too."""
-PLAN_BARS_S = {1_000_000: 4.5, 10_000_000: 60.0}
 
 
 def measure(options: Options) -> Figures:
@@ -57,7 +56,7 @@ def _one(place: Scratch, server: stub.Stub, devices: int) -> dict[str, tuple[flo
     ):
         process = started(place, *arguments)
         seconds, out = process.end()
-        found[label] = (seconds, "s", PLAN_BARS_S.get(devices) if label.startswith("plan") else None)
+        found[label] = (seconds, "s", None)
         peak_mb = max(peak_mb, process.peak_mb)
         if label.startswith("resume") and json.loads(out)["accepted"] != devices:
             raise RuntimeError(f"the run went wrong: {out}")

@@ -9,6 +9,8 @@ import socket
 import struct
 from typing import TYPE_CHECKING, Any
 
+from botocore.loaders import create_loader
+
 from dispatcher.checkpoint.base import Plan
 from dispatcher.transport.aiobotocore import AiobotocoreTransport
 from dispatcher.transport.wire import WireTransport
@@ -24,6 +26,8 @@ TOKEN = "a" * 64
 BODY = b'{"taskId":"st-1","taskArn":"arn:aws:snow-device-management:us-west-2:123456789012:task/st-1"}'
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(BODY)
 ANSWER = HEAD + BODY
+_LOADER = create_loader()
+"""Shared, since it keeps what it read: most of what opening a transport costs."""
 _LENGTH = re.compile(rb"content-length: *(\d+)", re.IGNORECASE)
 
 
@@ -40,6 +44,7 @@ async def opened(
     kind: str, url: str | None, *, timeout_s: float = 5.0, **changes: Any
 ) -> AsyncIterator[AiobotocoreTransport]:
     transport = KINDS[kind](plan_for(url, **changes), max_in_flight=8, attempt_timeout_s=timeout_s)
+    transport._session.register_component("data_loader", _LOADER)
     await transport.open()
     try:
         assert isinstance(transport, WireTransport) <= getattr(transport, "is_direct", False)
