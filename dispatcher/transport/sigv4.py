@@ -4,8 +4,9 @@ https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-create-signed-re
 
 The canonical request of a lane is the same up to its last line, the body's hash, for as long as second and
 credentials are; so everything before is hashed once a second and copied, and the key of the day is derived
-once. What is left a call is two SHA-256 and one HMAC: 4 us instead of the 100 us of the SDK's general signer,
-which is the judge in `tests/property/test_sigv4.py`. Pure: the instant comes from outside.
+once. What is left a call is two SHA-256 and one HMAC: 3 us instead of the 48 us of the SDK's general signer
+(`python -m pytest bench/micro -k sign`), which is the judge in `tests/property/test_sigv4.py`. Pure: the
+instant comes from outside.
 """
 
 from __future__ import annotations

@@ -88,6 +88,9 @@ class WireTransport(AiobotocoreTransport):
             await self._learn(await self._shown())
         except _CannotDo as why:
             log.warning("the wire transport cannot be used here: %s; aiobotocore sends instead", why)
+        except BaseException:
+            await self.close()
+            raise
 
     @property
     def is_direct(self) -> bool:
@@ -154,7 +157,7 @@ class WireTransport(AiobotocoreTransport):
         def show(request: Any, **_: Any) -> NoReturn:
             raise _Shown(request)
 
-        events = self._client.meta.events
+        events, used = self._client.meta.events, self._keeper.use()
         events.register_first(event, show)
         try:
             await self._call(("smd-shown",), "shown")
@@ -162,6 +165,7 @@ class WireTransport(AiobotocoreTransport):
             return shown.request
         finally:
             events.unregister(event, show)
+            used.is_used = False  # nobody has seen what was signed
         raise _CannotDo("the SDK shows no request")
 
     async def _learn(self, shown: Any) -> None:

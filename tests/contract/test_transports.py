@@ -7,6 +7,7 @@ import json
 import re
 import resource
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from dispatcher.emulator.app import run_emulator
 from dispatcher.emulator.config import Config
 from dispatcher.emulator.faults import Fault, FaultPlan
 from dispatcher.emulator.fleet import GeneratedFleet, fleet_id
+from dispatcher.errors import UsageError
 from dispatcher.model import Answer, Kind
 from dispatcher.transport.wire import WireTransport
 from tests.contract.service import ANSWER, KINDS, TOKEN, opened, plan_for, raw_service, sends
@@ -305,6 +307,31 @@ def test_a_proxy_is_left_to_the_reference_transport(
 
     assert asyncio.run(call()).kind is Kind.UNREACHABLE  # of the proxy: nothing listens there
     assert "a proxy is set; aiobotocore sends instead" in caplog.text
+
+
+def test_a_bundle_that_cannot_be_read_is_said_at_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Before anything is planned to be sent: one line that names the file."""
+    monkeypatch.setenv("AWS_CA_BUNDLE", str(tmp_path / "nowhere.pem"))
+
+    async def call() -> None:
+        async with opened("wire", "https://127.0.0.1:1"):
+            raise AssertionError
+
+    with pytest.raises(UsageError, match=r"nowhere\.pem cannot be read: No such file"):
+        asyncio.run(call())
+
+
+def test_looking_at_a_request_uses_no_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The request that shows how requests look leaves credentials as fresh as they were."""
+
+    async def call() -> None:
+        async with opened("wire", "http://127.0.0.1:1") as transport:
+            assert transport._keeper.current is not None
+            assert not transport._keeper.current.is_used
+
+    asyncio.run(call())
 
 
 def test_a_secret_in_a_refusal_is_blanked(kind: str) -> None:
