@@ -337,10 +337,15 @@ def _metrics(settings: Resolved, registry: CollectorRegistry | None) -> Metrics 
 
 
 async def open_sdk_transport(plan: Plan, settings: Resolved) -> Transport:
-    """Open the reference transport; importing the SDK takes half a second, so it is done here."""
+    """Open the transport that is asked for; importing the SDK takes half a second, so it is done here."""
     from dispatcher.transport.aiobotocore import AiobotocoreTransport
 
-    transport = AiobotocoreTransport(
+    kind = AiobotocoreTransport  # `auto` too, until the other one has soaked
+    if settings.transport == "wire":
+        from dispatcher.transport.wire import WireTransport
+
+        kind = WireTransport
+    transport = kind(
         plan,
         max_in_flight=settings.max_in_flight,
         attempt_timeout_s=settings.attempt_timeout_s,

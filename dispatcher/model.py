@@ -118,6 +118,9 @@ class Kind(enum.Enum):
     EXPIRED = "expired"  # the service says that the credentials have expired
     NO_CREDENTIALS = "no_credentials"  # none at hand that are valid: nothing was sent
 
+    # Members are single: their identity will do, and six look-ups a call need no Python frame each.
+    __hash__ = object.__hash__
+
 
 FACTS: dict[Kind, tuple[Created, Pace]] = {
     Kind.ACCEPTED: (Created.YES, Pace.OK),

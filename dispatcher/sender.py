@@ -83,6 +83,8 @@ class Sender:
 
     def may_send(self, flight: Flight) -> bool:
         """Tell whether an attempt now is inside the token window."""
+        if flight.doubt_at is None:  # nearly always: nothing can have come of it, so no window has begun
+            return True
         now_s = self._clock.monotonic()
         elapsed = None if flight.doubt_s is None else now_s - flight.doubt_s
         return self._window.is_open(flight.doubt_at, self._clock.wall(), elapsed)
@@ -91,11 +93,13 @@ class Sender:
         """Take a slot's permit for `flight`, as the gate's holder; False when interrupted or too late."""
         if not self.may_send(flight):
             return False
-        await self._check_lease(flight)
+        if self._is_claimed_long_ago(flight):
+            await self._check_lease(flight)
         if not await self._admission.permit():
             return False
         try:
-            await self._check_lease(flight)  # the machine may have slept while it waited
+            if self._is_claimed_long_ago(flight):  # the machine may have slept while it waited
+                await self._check_lease(flight)
             is_open = self.may_send(flight)
         except BaseException:
             self._admission.refund()
@@ -106,15 +110,18 @@ class Sender:
         self._admission.depart()
         return True
 
-    async def _check_lease(self, flight: Flight) -> None:
-        """See that the lease still holds where the claim is old, or a clock says that it may be.
+    def _is_claimed_long_ago(self, flight: Flight) -> bool:
+        """Whether the claim is old, or a clock says that it may be.
 
         The monotonic clock stands still while a machine sleeps, and another host may have taken over.
         """
         now_s, now = self._clock.monotonic(), self._clock.wall()
-        if now_s - flight.claimed_s > LEASE_AGE_S or not 0 <= now - flight.claimed_at <= LEASE_AGE_S:
-            await self._writer.check_lease()
-            flight.claimed_s, flight.claimed_at = self._clock.monotonic(), self._clock.wall()
+        return now_s - flight.claimed_s > LEASE_AGE_S or not 0 <= now - flight.claimed_at <= LEASE_AGE_S
+
+    async def _check_lease(self, flight: Flight) -> None:
+        """See that the lease still holds."""
+        await self._writer.check_lease()
+        flight.claimed_s, flight.claimed_at = self._clock.monotonic(), self._clock.wall()
 
     async def send(self, flight: Flight, *, probe: bool = False) -> Answer:
         """Make the attempt that `permit` allowed."""

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 ENV_PREFIX = "DISPATCHER_"
-TRANSPORTS = ("auto", "aiobotocore")
+TRANSPORTS = ("auto", "aiobotocore", "wire")
 RATE_CONTROLS = ("learn", "aimd", "fixed")
 
 _COUNT = number("a whole number of 0 or more", lambda n: n >= 0, whole=True)

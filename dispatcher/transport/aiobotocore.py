@@ -84,7 +84,7 @@ class AiobotocoreTransport:
         self._profile = profile
         self._is_stand_in = False
         self._skew_s = 0.0
-        self._auth = type("SkewedAuth", (_SkewedAuth,), {"skew_s": 0.0})
+        self._auth: type[_SkewedAuth] = type("SkewedAuth", (_SkewedAuth,), {"skew_s": 0.0})
 
     async def open(self) -> None:
         """Find credentials and make the client. Raises `UsageError` where either cannot be done."""
@@ -156,20 +156,24 @@ class AiobotocoreTransport:
     async def renew(self) -> Answer | None:
         """Resolve the credential chain anew, and sign by the service's clock if ours is off."""
         if abs(self._skew_s) >= _SKEW_S:
-            self._auth.skew_s = self._skew_s  # type: ignore[attr-defined]
+            self._auth.skew_s = self._skew_s
         try:
             await self._keeper.renew()
         except NoCredentials as error:
-            return _unsigned(error)
+            return unsigned(error)
         return None
 
     async def create_task(self, targets: Sequence[str], client_token: str) -> Answer:
+        response = await self._ask("create_task", self._parameters(targets, client_token), targets)
+        return response if isinstance(response, Answer) else success(response)
+
+    def _parameters(self, targets: Sequence[str], client_token: str) -> dict[str, Any]:
+        """Return CreateTask's members."""
         parameters = {"targets": list(targets), "clientToken": client_token, **self._constant}
         tags = self._tags(client_token)
         if tags:
             parameters["tags"] = tags
-        response = await self._ask("create_task", parameters, targets)
-        return response if isinstance(response, Answer) else _success(response)
+        return parameters
 
     async def _ask(
         self, operation: str, parameters: dict[str, Any], targets: Sequence[str] = ()
@@ -180,7 +184,7 @@ class AiobotocoreTransport:
             try:
                 keeper.check()
             except NoCredentials as error:
-                return _unsigned(error)
+                return unsigned(error)
         used = keeper.use()
         try:
             async with deadline(self._timeout_s):
@@ -195,7 +199,7 @@ class AiobotocoreTransport:
                 keeper.reject(used)
             return answer
         except Exception as error:  # noqa: BLE001  (whatever the SDK raises is an answer, never a crash)
-            return _failed(error)
+            return failed(error)
         return response
 
     def _tags(self, client_token: str) -> dict[str, str]:
@@ -319,7 +323,7 @@ class _BoundedResponse:
         return bytes(body)
 
 
-def _success(response: dict[str, Any]) -> Answer:
+def success(response: dict[str, Any]) -> Answer:
     task_id, task_arn = response.get("taskId"), response.get("taskArn")
     if not isinstance(task_id, str) or not 1 <= len(task_id) <= 256 or not task_id.isprintable():
         return Answer(kind=Kind.UNREADABLE, code="NoTaskId", message="success without a task id")
@@ -327,7 +331,7 @@ def _success(response: dict[str, Any]) -> Answer:
     return Answer(kind=Kind.ACCEPTED, task_id=task_id, task_arn=arn)
 
 
-def _failed(error: Exception) -> Answer:
+def failed(error: Exception) -> Answer:
     """Classify what the SDK raised instead of an answer: was anything sent?"""
     code = type(error).__name__
     if isinstance(error, ResponseParserError):
@@ -352,7 +356,7 @@ def _is_mid_flight(cause: Exception) -> bool:
     )
 
 
-def _unsigned(error: NoCredentials) -> Answer:
+def unsigned(error: NoCredentials) -> Answer:
     """Nothing can be signed: the lane waits, or stops where waiting is no use."""
     kind = Kind.DENIED if error.is_final else Kind.NO_CREDENTIALS
     return Answer(kind=kind, code="NoCredentials", message=str(error))

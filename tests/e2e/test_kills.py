@@ -32,8 +32,9 @@ def killed_often(site: Site, service: Service, manifest: str, *, kills: int, rng
     return site.run(manifest, service)
 
 
-def survive(site: Site, emulate: Emulators, *, kills: int, seed: int) -> None:
+def survive(site: Site, emulate: Emulators, *, kills: int, seed: int, transport: str = "aiobotocore") -> None:
     """Inside the token window a killed run ends as an undisturbed one."""
+    site.env["DISPATCHER_TRANSPORT"] = transport
     count = 10 * max(40, 7 * kills)
     faults = FaultPlan(shares=FAULTS)
     service = emulate(count, faults=faults, latency_s=0.03, latency_jitter=0.9, seed=seed)
@@ -60,9 +61,10 @@ def survive_forgetful_service(site: Site, emulate: Emulators, *, kills: int, see
     assert done.code == int(any(row["state"] == "in_doubt" for row in rows))
 
 
-def test_a_killed_run_ends_as_an_undisturbed_one(site: Site, emulate: Emulators) -> None:
+@pytest.mark.parametrize("transport", ["aiobotocore", "wire"])
+def test_a_killed_run_ends_as_an_undisturbed_one(site: Site, emulate: Emulators, transport: str) -> None:
     """Eight kills among lost replies and server errors: every device has exactly one task."""
-    survive(site, emulate, kills=8, seed=1)
+    survive(site, emulate, kills=8, seed=1, transport=transport)
 
 
 def test_a_killed_run_outside_the_window_lists_its_doubts(site: Site, emulate: Emulators) -> None:
@@ -73,10 +75,11 @@ def test_a_killed_run_outside_the_window_lists_its_doubts(site: Site, emulate: E
 @soak
 @pytest.mark.soak
 @pytest.mark.timeout(600)
+@pytest.mark.parametrize("transport", ["aiobotocore", "wire"])
 @pytest.mark.parametrize("seed", range(11, 16))
-def test_soak_kills_inside_the_window(site: Site, emulate: Emulators, seed: int) -> None:
+def test_soak_kills_inside_the_window(site: Site, emulate: Emulators, seed: int, transport: str) -> None:
     """Five runs, fifty kills in each: every device has exactly one task."""
-    survive(site, emulate, kills=50, seed=seed)
+    survive(site, emulate, kills=50, seed=seed, transport=transport)
 
 
 @soak

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import gzip
 import resource
 import shutil
@@ -18,8 +19,10 @@ import pytest
 
 from dispatcher.model import Answer, Kind
 from dispatcher.transport import aiobotocore, resolving
-from tests.integration.test_transport_aiobotocore import TOKEN, opened
+from tests.contract.service import TOKEN
+from tests.contract.service import opened as opened_of
 
+opened = functools.partial(opened_of, "aiobotocore")
 Peer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 GOOD = b'{"taskId": "st-0000000000000001", "taskArn": "arn:aws:snow-device-management:us-west-2:1:task/x"}'
 

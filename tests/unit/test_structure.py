@@ -147,7 +147,7 @@ def test_the_emulator_stands_beside() -> None:
 
 
 def test_the_sdk_is_imported_in_one_place() -> None:
-    """Only the reference transport and the emulator's reading of the service model import it."""
+    """Only the transports and the emulator's reading of the service model import it."""
     users = {
         module
         for module in MODULES
@@ -157,6 +157,7 @@ def test_the_sdk_is_imported_in_one_place() -> None:
         "dispatcher.transport.aiobotocore",
         "dispatcher.transport.chain",
         "dispatcher.transport.inspecting",
+        "dispatcher.transport.wire",
     }
 
 
