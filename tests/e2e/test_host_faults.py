@@ -34,11 +34,14 @@ def limited(what: int, most: int) -> Any:
     return lambda: resource.setrlimit(what, (most, most))
 
 
-def test_a_stalled_event_loop_times_nobody_out(site: Site, emulate: Emulators) -> None:
+@pytest.mark.parametrize("transport", ["aiobotocore", "wire"])
+def test_a_stalled_event_loop_times_nobody_out(site: Site, emulate: Emulators, transport: str) -> None:
     """Five seconds in which nothing moves: the answers are here, and no call is taken for lost."""
+    site.env["DISPATCHER_TRANSPORT"] = transport
+    send = SEND if transport == "aiobotocore" else "dispatcher.transport.wire:WireTransport.create_task"
     service = emulate(600, latency_s=0.3)
     manifest = site.manifest(site.ids(600), limits={"attempt_timeout_s": 2})
-    done = site.checked(befallen(site, service, manifest, f"stall:{SEND}@25"))
+    done = site.checked(befallen(site, service, manifest, f"stall:{send}@25"))
     assert (done.code, done.summary["accepted"]) == (0, 600), done.err
     assert done.summary["retried"] <= 1, done.summary
     assert len(service.calls) <= 61
