@@ -210,7 +210,9 @@ def _check_format(path: Path, connection: apsw.Connection, *, read_only: bool) -
     version = connection.execute("PRAGMA user_version").get
     empty = connection.execute("SELECT count(*) FROM sqlite_schema").get == 0
     if empty and application == 0 and not read_only:
-        connection.execute("PRAGMA journal_mode=DELETE")
+        # EXTRA: the journal's deletion is durable too. Otherwise a power loss could bring the journal of this
+        # empty file back, and SQLite would roll it back into whatever checkpoint is put here by then.
+        connection.execute("PRAGMA synchronous=EXTRA; PRAGMA journal_mode=DELETE")
         connection.execute(
             f"BEGIN IMMEDIATE; {load_schema()}; PRAGMA application_id={APPLICATION_ID};"
             f" PRAGMA user_version={SCHEMA_VERSION}; COMMIT"

@@ -11,6 +11,7 @@ import apsw
 import pytest
 
 from dispatcher.checkpoint.files import write_private
+from dispatcher.checkpoint.sqlite import SqliteCheckpoint
 from dispatcher.errors import CheckpointIo
 from tests.simulation.disk import Disk, Failure, Killed
 
@@ -142,3 +143,12 @@ def test_a_failed_sync_is_made_up_for_by_no_later_one(disk: Disk) -> None:
     _crash(disk, connection)
     disk.power_loss()
     assert _numbers(disk) == [0]
+
+
+def test_no_journal_of_a_refused_run_comes_back(disk: Disk) -> None:
+    """A checkpoint that was made and removed leaves nothing that a power loss could turn on the next one."""
+    path = disk.root / "sim.db"
+    SqliteCheckpoint.open(path, create=True).close()
+    path.unlink()
+    disk.power_loss()
+    assert [file.name for file in disk.root.iterdir() if "journal" in file.name] == []
