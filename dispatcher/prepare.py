@@ -29,7 +29,7 @@ from dispatcher.diff import Diff, check_removals, diff, edit_words
 from dispatcher.errors import CheckpointError, PlanMismatch
 from dispatcher.hints import adding, resume
 from dispatcher.inventory import open_inventory
-from dispatcher.locate import OrphanedWal, binds, is_older, is_unplanned, stored_plan
+from dispatcher.locate import OrphanedWal, binds, discard, is_older, stored_plan
 from dispatcher.model import Counts, Lane
 from dispatcher.plan import Fold, cut
 from dispatcher.spool import SortedSpool
@@ -58,8 +58,10 @@ class Prepared:
 
     def close(self) -> None:
         """Give files and locks back; the lease row is the caller's to release."""
-        self.checkpoint.close()
-        self.locks.release()
+        try:
+            self.checkpoint.close()
+        finally:
+            self.locks.release()
 
 
 class Preparation:
@@ -103,10 +105,7 @@ class Preparation:
             return self._lease(checkpoint, locks, is_resumed=resumed, limits=self._settings.given_limits())
         except BaseException:
             if checkpoint is not None:
-                is_empty = not is_there and is_unplanned(checkpoint)
-                checkpoint.close()
-                if is_empty:
-                    path.unlink(missing_ok=True)  # a refusal leaves nothing that looks like a run
+                discard(checkpoint, is_new=not is_there)
             orphan.put_back()
             locks.release()
             raise
@@ -224,7 +223,7 @@ class Preparation:
         if digest != record.inventory_digest or intent.selection_digest != record.selection_digest:
             why = "the inventory is not the one that was planned"
         elif record.is_recut:
-            why = "batches were cut anew after planning"
+            why = "batches were cut anew after planning, or may have been on another host"
         elif not 0 <= self._now() - record.first_sent_at < self._settings.token_window_s:
             why = f"the first call is older than token_window_s ({self._settings.token_window_s:g} s)"
         if why is not None:
@@ -369,7 +368,7 @@ class Preparation:
         )
 
     def _remember(self, checkpoint: SqliteCheckpoint, plan: Plan, *, is_recut: bool = False) -> Record:
-        """Write the registry's record of this plan, keeping what it knows of what was sent."""
+        """Write the registry's record of this plan; what another host cut anew before is unknown here."""
         old = self._registry.get(plan.run)
         standing = checkpoint.standing()
         was_sent = old is not None and (old.plan_id == plan.plan_id or plan.rebuilt)
@@ -387,7 +386,7 @@ class Preparation:
             first_sent_at=old.first_sent_at if old and was_sent else None,
             claims=standing.claims,
             mark=standing.mark,
-            is_recut=is_recut or bool(old and was_sent and old.is_recut),
+            is_recut=is_recut or bool(old.is_recut if old and was_sent else standing.claims),
         )
         if record.first_sent_at is None and standing.claims:
             record = msgspec.structs.replace(record, first_sent_at=plan.planned_at)

@@ -124,7 +124,7 @@ class SqliteReader:
         return Standing(*rows[0])._replace(pulse=_pulse(rows[0][-1]))
 
     def counts(self) -> Counts:
-        with explained(self.path), self._db:  # one snapshot, also beside a live run
+        with self._snapshot():
             by_state = {
                 state: (batches, devices) for state, batches, devices in self._all(QUERIES["outcome_counts"])
             }
@@ -145,6 +145,17 @@ class SqliteReader:
             batches=batches - split,
             split=split,
         )
+
+    @contextlib.contextmanager
+    def _snapshot(self) -> Iterator[None]:
+        """Read one state throughout, also beside a live run."""
+        with explained(self.path):
+            self._db.execute("BEGIN")
+            try:
+                yield
+            finally:
+                if self._db.in_transaction:  # an I/O error has ended it already
+                    self._db.execute("COMMIT")
 
     def removed_rejected(self) -> int:
         return int(self._value(QUERIES["removed_rejected"]))

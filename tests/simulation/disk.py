@@ -314,6 +314,9 @@ class _Vfs(apsw.VFS):
             raise apsw.CantOpenError(f"unable to open {path}")
         return _VfsFile(self._disk, path, name, flags)
 
+    def excepthook(self, _kind: Any, _error: Any, _traceback: Any) -> None:
+        """SQLite went on without what was raised; that is its business."""
+
     def xDelete(self, name: str, sync: bool) -> None:  # noqa: N802
         path = self._disk.inside(name)
         if path is not None:
@@ -332,6 +335,9 @@ class _VfsFile(apsw.VFSFile):
         self._node = node
         self._handle = disk.handle(path, node)
         self._must_sync_folder = bool(flags[0] & _DIRSYNC and flags[0] & apsw.SQLITE_OPEN_CREATE)
+
+    def excepthook(self, _kind: Any, _error: Any, _traceback: Any) -> None:
+        """As above."""
 
     def xLock(self, level: int) -> None:  # noqa: N802
         try:

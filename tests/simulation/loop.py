@@ -96,7 +96,7 @@ class VirtualTimeLoop(asyncio.BaseEventLoop):
 
     def freeze(self, process: Any) -> None:
         """Let a process make no step until `thaw`, while time goes on."""
-        self._frozen[process] = []
+        self._frozen.setdefault(process, [])
 
     def thaw(self, process: Any) -> None:
         """Let it go on: what came due meanwhile is due now."""

@@ -33,6 +33,7 @@ _REFUSALS: dict[str, tuple[int, str | None, str | None]] = {
     "bare_429": (429, None, None),
     "redirect": (307, None, None),
     "proxy_403": (403, None, None),
+    "proxy_403_after": (403, None, None),
     "denied": (403, "AccessDeniedException", "not authorized"),
     "expired": (403, "ExpiredTokenException", "the security token has expired"),
     "throttled": (429, "ThrottlingException", "Rate exceeded"),
@@ -56,6 +57,7 @@ class SimTransport:
         world = self._world
         if not self._has_credentials:
             world.count("answer", "no_credentials")
+            self._process.permits.append(world.loop.virtual_s)
             return Answer(kind=Kind.NO_CREDENTIALS, code="NoCredentials", message="expired")
         number, fault = world.next_fault()
         departure = world.witness.departed(self._process, client_token, tuple(targets))
@@ -66,6 +68,8 @@ class SimTransport:
         world.witness.answered(departure, answer)
         world.count("answer", answer.kind.value)
         world.log(f"{self._process.name} call {number} {client_token[:8]} {fault or '-'} {answer.kind.value}")
+        if answer.kind is Kind.MISMATCH:
+            world.witness.mismatched.add(client_token)
         if answer.kind is Kind.EXPIRED:
             self._has_credentials = False
         return answer
@@ -81,7 +85,7 @@ class SimTransport:
             out_s = rng.uniform(0.5, 0.999) * self._timeout_s
         reply = asyncio.get_running_loop().create_future()
         serve_s = min(out_s, 0.999 * self._timeout_s)
-        world.later(serve_s, lambda: self._serve(reply, fault, list(targets), token))
+        world.on_its_way(serve_s, lambda: self._serve(reply, fault, list(targets), token))
         try:
             async with asyncio.timeout(self._timeout_s):
                 status, body, code = await reply
@@ -101,6 +105,7 @@ class SimTransport:
             if token in world.vanished:
                 served = 404, {"message": "resource not found: the device"}, "ResourceNotFoundException"
             else:
+                world.witness.arrived(self._process, token)
                 got = world.service.handle("CreateTask", params, world.true_s(), region=plan.region)
                 served = got.status, got.body, got.code
                 world.witness.served(token, got)

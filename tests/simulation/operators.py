@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 from typing import TYPE_CHECKING, Any
 
 from dispatcher.checkpoint.backup import back_up
+from dispatcher.checkpoint.registry import Registry
 from dispatcher.errors import CheckpointLeased, DispatcherError
 from dispatcher.manifest import InventorySpec, Manifest
 from tests.simulation.loop import PROCESS
@@ -31,6 +33,7 @@ class Operators:
         self._aside: dict[Path, bytes] = {}
         self.verb = "run"
         self.must_take_over = False
+        self.has_lost = False
         self._write()
 
     def _write(self) -> None:
@@ -77,17 +80,14 @@ class Operators:
         self._extra.pop("limit", None)
         self.must_take_over = False
         for item in self._world.scenario.of_life("between", life):
-            did = getattr(self, f"_{item.what}")(item)
+            if item.what in ("gap", "window_passes"):
+                await asyncio.sleep(item.value)
+            did = getattr(self, f"_{item.what}", lambda _item: None)(item)
             self._world.log(f"operator: {item.what}{'' if did is not False else ' (skipped)'}")
             if did is not False:
                 self._world.count("between", item.what)
         if life and self._world.rng.random() < 0.5:
             self.must_take_over = True
-
-    def _gap(self, item: Item) -> None:
-        self._world.slept_s += item.value
-
-    _window_passes = _gap
 
     def _edit(self, item: Item) -> None:
         rng = random.Random(item.value)
@@ -134,8 +134,14 @@ class Operators:
     def _lose(self, _item: Item) -> bool:
         if not self._world.checkpoint.exists() or self._aside:
             return False
+        record = Registry(self._world.host.state).get("sim")
+        if record is None or record.first_sent_at is None:
+            if self._world.witness.departures and not self._may_forget():
+                return False
+            self._forget()
         with self._world.looking():
             self._aside = self._take_away()
+        self.has_lost = True
         self._world.witness.told.clear()  # nobody can know it any more but the service
         return True
 
@@ -144,6 +150,7 @@ class Operators:
             return False
         with self._world.looking():
             self._aside = self._take_away()
+        self.has_lost = True
         self._world.witness.told.clear()
         self._put(self._world.checkpoint, self._backup.read_bytes())
         return True
@@ -194,6 +201,7 @@ class Operators:
     def _forget(self) -> None:
         self._world.is_shared = False
         self._world.is_amnesiac = True
+        self.has_lost = True
         self._world.witness.told.clear()
 
     def _limits(self, item: Item) -> None:
@@ -246,6 +254,7 @@ class Operators:
         self._world.loop.virtual_s += item.value
 
     def _at_sleep(self, item: Item, _process: Process) -> None:
+        self._world.arrive()  # what is on its way does not sleep
         self._world.slept_s += item.value
 
     def _at_jump(self, item: Item, process: Process) -> None:

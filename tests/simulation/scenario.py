@@ -12,7 +12,7 @@ from typing import Any
 
 CALL_FAULTS = (
     "refused", "reset_before", "lost_reply", "timeout", "late_arrival", "error_500", "error_500_after",
-    "bare_503", "bare_429", "bare_503_after", "truncated", "empty_200", "redirect", "proxy_403",
+    "bare_503", "bare_429", "bare_503_after", "proxy_403_after", "truncated", "empty_200", "redirect", "proxy_403",
     "denied", "expired", "vanish", "mismatch", "throttled",
 )  # fmt: skip
 """What may befall one call; `_after` and those that spoil a 200 come when the task was made."""
@@ -83,6 +83,8 @@ def draw(seed: int) -> Scenario:
     swarm = {name for name in (*CALL_FAULTS, *WINDOWS, *MOMENTS, *BETWEEN) if rng.random() < 0.3}
     if rng.random() < 0.15:
         swarm = set()
+    if swarm & {"stale", "move_stale"}:
+        swarm.add("backup")
     lives = rng.choice((1, 1, 2, 3, 4))
     token_window_s = rng.choice((60.0, 300.0, 600.0, 3600.0))
     service_window_s = rng.choice((token_window_s, 8 * 3600.0, 8 * 3600.0))
@@ -136,6 +138,8 @@ def _windows(rng: random.Random, modes: list[str]) -> list[Item]:
 
 def _moments(rng: random.Random, kinds: list[str], lives: int, *, is_tight: bool) -> list[Item]:
     items = []
+    if rng.random() < 0.5 and "backup" in kinds:
+        items.append(Item("moment", "backup", 0, round(rng.uniform(0, 2), 3)))
     for life in range(lives):
         for what in rng.sample(kinds, min(len(kinds), rng.choice((0, 1, 1, 2)))):
             at, value = round(rng.uniform(0, 8), 3), 0.0

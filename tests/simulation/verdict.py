@@ -12,6 +12,7 @@ import apsw
 from dispatcher.checkpoint.reading import SqliteReader
 from dispatcher.checkpoint.registry import Registry
 from dispatcher.errors import CheckpointCorrupt, CheckpointError, DispatcherError, RunStopped, UsageError
+from dispatcher.model import Kind
 from dispatcher.plan import ClientTokens
 from dispatcher.report import receipts
 
@@ -108,6 +109,34 @@ def check_process(world: World, process: Process) -> None:
         classes = counts.accepted + counts.rejected + counts.in_doubt + counts.pending + counts.cancelled
         if classes != counts.devices:
             witness.breaks(2, f"{process.name}: the classes sum to {classes}, not {counts.devices}")
+    if error is None and counts_pending(process) and "limit" not in process.limits:
+        witness.breaks(6, f"{process.name} ended with {counts_pending(process)} devices pending")
+    if not isinstance(error, CheckpointError) and process.departures:
+        with world.looking(), _copy(world) as reader:
+            if reader is not None:
+                _check_settled(world, process, rows_by_token(reader, ClientTokens(reader.plan())))
+
+
+def counts_pending(process: Process) -> int:
+    return process.summary.counts.pending if process.summary is not None else 0
+
+
+def _check_settled(world: World, process: Process, rows: dict[str, tuple[str, Any]]) -> None:
+    """After a process that ended by itself all is settled, or in doubt for a reason."""
+    for token, (state, row) in rows.items():
+        departures = world.witness.by_token.get(token, [])
+        if state != "accepted" and any(
+            old.process is process and old.answer is not None and old.answer.kind is Kind.ACCEPTED
+            for old in departures
+        ):
+            world.witness.breaks(6, f"{process.name} ended, and batch {row.number}, accepted, is {state}")
+        if state == "sent":
+            world.witness.breaks(
+                6, f"{process.name} ended, and batch {row.number} is neither settled nor given back"
+            )
+        has_reason = any(old.may_have_created for old in departures) or world.has_broken_off
+        if state == "in_doubt" and not has_reason:
+            world.witness.breaks(2, f"batch {row.number} is in doubt, and nothing can have come of it")
 
 
 def is_final(world: World, process: Process) -> bool:
@@ -207,11 +236,6 @@ def _check_doubt(world: World, rows: dict[str, tuple[str, Any]]) -> None:
     for token, (state, row) in rows.items():
         if state not in ("in_doubt", "sent"):
             continue
-        is_broken_off = any(
-            process.is_killed or isinstance(process.error, CheckpointError) for process in world.processes
-        )
-        if not witness.by_token.get(token) and not is_broken_off:
-            witness.breaks(2, f"batch {row.number} is in doubt and was never sent")
-        is_poisoned = any(device in world.bad for device in row.targets)
+        is_poisoned = world.scenario.is_wrong_region or any(device in world.bad for device in row.targets)
         if not unsettleable and not is_poisoned and span_s < 0.7 * world.scenario.limits["token_window_s"]:
             witness.breaks(6, f"batch {row.number} is in doubt at the end, and could have been settled")

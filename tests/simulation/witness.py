@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from dispatcher.model import Created
+from dispatcher.model import FACTS, Created
 
 if TYPE_CHECKING:
     from dispatcher.emulator.reply import Reply
@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 UNPROVEN_WINDOW = 8
 LEASE_AGE_S = 10.0
+CREATED = {kind: created for kind, (created, _) in FACTS.items()}
+"""A copy of its own: what the code believes may be wrong."""
 
 
 @dataclass(slots=True, eq=False)
@@ -33,7 +35,7 @@ class Departure:
 
     @property
     def may_have_created(self) -> bool:
-        return self.answer is None or self.answer.created is not Created.NO
+        return self.answer is None or CREATED[self.answer.kind] is not Created.NO
 
 
 @dataclass(slots=True)
@@ -49,6 +51,8 @@ class Witness:
     allowed: set[str] = field(default_factory=set)
     """Devices that the manifest names as far as the run has been told."""
     has_accepted: bool = False
+    mismatched: set[str] = field(default_factory=set)
+    """Client tokens of which the service said that they were used otherwise."""
 
     def breaks(self, promise: int, what: str) -> None:
         """Note a broken promise, by its number in docs/invariants.md."""
@@ -63,6 +67,7 @@ class Witness:
         self._check_departure(found)
         process.in_flight += 1
         process.departures.append(found.at_s)
+        process.permits.append(found.at_s)
         self.departures.append(found)
         self.by_token.setdefault(token, []).append(found)
         if process.in_flight > process.max_in_flight:
@@ -75,14 +80,17 @@ class Witness:
         """A DescribeTask left: it takes a permit too."""
         process.in_flight += 1
         process.departures.append(self.world.loop.virtual_s)
+        process.permits.append(self.world.loop.virtual_s)
 
     def _check_departure(self, found: Departure) -> None:
         world, process, token = self.world, found.process, found.token
         removed = [device for device in found.targets if device not in self.allowed]
         if removed:
             self.breaks(8, f"{removed[0]} was sent after it was taken out of the manifest")
-        if token in self.told:
+        if token in self.told and process.overtaken_s is None:
             self.breaks(8, f"batch {token[:8]} was sent again after it was told as accepted")
+        if token in self.mismatched and not world.is_amnesiac and not world.operators.has_lost:
+            self.breaks(1, f"batch {token[:8]} was sent again, which only a reconcile may settle")
         doubtful = [old.true_s for old in self.by_token.get(token, ()) if old.may_have_created]
         if doubtful and not world.has_turned_back:
             age_s = found.true_s - min(doubtful)
@@ -92,10 +100,20 @@ class Witness:
         if process.overtaken_s is not None and found.true_s - process.overtaken_s > LEASE_AGE_S + 0.5:
             age_s = found.true_s - process.overtaken_s
             self.breaks(4, f"{process.name} was taken over {age_s:.1f} s ago and sends")
-        if process.reader is not None:
+        if process.reader is not None and process.overtaken_s is None:
             state = process.state_of(found.targets)
             if state not in ("sent", "in_doubt"):
                 self.breaks(4, f"batch {token[:8]} was sent while the checkpoint calls it {state}")
+
+    def arrived(self, process: Process, token: str) -> None:
+        """A call reached the service: it may be late, but not later than the service remembers."""
+        world = self.world
+        doubtful = [old.true_s for old in self.by_token[token][:-1] if old.may_have_created]
+        if not doubtful or world.has_turned_back or world.is_amnesiac:
+            return
+        age_s = world.true_s() - min(doubtful)
+        if age_s >= process.token_window_s:
+            self.breaks(1, f"batch {token[:8]} arrived again {age_s:.1f} s after a call that may count")
 
     def served(self, token: str, reply: Reply) -> None:
         if reply.status == 400 and "token" in str(reply.body):
@@ -104,9 +122,9 @@ class Witness:
 
     def answered(self, departure: Departure, answer: Answer) -> None:
         departure.answer = answer
-        if answer.created is Created.YES:
+        if CREATED[answer.kind] is Created.YES:
             departure.process.has_accepted = True
-            if departure.token not in self.world.tasks_by_token():
+            if self.world.service.tasks.get(answer.task_id or "") is None:
                 self.breaks(3, f"{departure.token[:8]} counts as accepted, and there is no such task")
 
     def check_rate(self) -> None:
@@ -127,6 +145,20 @@ class Witness:
             if n - rate_per_s * at_s - lowest > burst - 1 + 1e-6 * max(1.0, rate_per_s):
                 self.breaks(5, f"{who}: more than {rate_per_s:g}/s and {burst} left by {at_s:.3f}")
                 return
+
+    def check_bucket(self, process: Process, bucket: Any) -> None:
+        """Every permit that was taken left or was given back: what the bucket holds agrees with departures."""
+        if process.limits["rate_control"] != "fixed" or not process.permits:
+            return
+        level, as_of_s, is_capped = 0.0, process.began_s, False
+        for at_s in [*process.permits, bucket._as_of_s]:
+            level += (at_s - as_of_s) * process.rate_per_s
+            if level > process.burst - 1.0:
+                is_capped, level = True, min(level, float(process.burst))
+            level, as_of_s = level - 1.0, max(as_of_s, at_s)
+        level += 1.0  # the last instant is no departure
+        if not is_capped and bucket.level < level - 0.5:
+            self.breaks(5, f"{process.name}: the bucket holds {bucket.level:.2f} permits, not {level:.2f}")
 
     def check_stored(self, rows: dict[str, tuple[str, Any]], *, when: str) -> None:
         """Hold a checkpoint, by client token, against the wire: after a crash and before a process sends."""

@@ -25,7 +25,7 @@ from dispatcher.checkpoint import lease
 from dispatcher.checkpoint.lease import Holder
 from dispatcher.emulator.config import Config
 from dispatcher.emulator.service import Service
-from dispatcher.errors import DispatcherError
+from dispatcher.errors import CheckpointError, DispatcherError
 from dispatcher.library import open_dispatcher
 from dispatcher.observe import BatchSettled, LaneChanged, RunEnded, RunStarted, TaskReplayed
 from dispatcher.plan import ClientTokens
@@ -83,6 +83,10 @@ class Process:
     has_accepted: bool = False
     overtaken_s: float | None = None
     departures: list[float] = field(default_factory=list)
+    permits: list[float] = field(default_factory=list)
+    """When permits were used: by departures, and by calls that found no credentials."""
+    began_s: float = 0.0
+    run: Any = None
     reader: apsw.Connection | None = None
     connections: list[apsw.Connection] = field(default_factory=list)
     dispatcher: Any = None
@@ -146,6 +150,8 @@ class World:
         self.is_shared = False
         """Whether the checkpoint lies on a file system of no host here: no power loss reaches it."""
         self.vanished: set[str] = set()
+        self._arrivals: dict[Callable[[], None], bool] = {}
+        self._must_bury = False
         self.processes: list[Process] = []
         self.current: Process | None = None
         self.disk = Disk(folder / "disk", owner=PROCESS.get, on_kill=self._killed_by_disk)
@@ -193,6 +199,29 @@ class World:
         context.run(PROCESS.set, None)
         self.loop.call_later(delay_s, work, context=context)
 
+    @property
+    def has_broken_off(self) -> bool:
+        """Whether a process ever ended in the middle: then what it had claimed may be in doubt."""
+        return self.operators.has_lost or any(
+            process.is_killed or isinstance(process.error, CheckpointError) for process in self.processes
+        )
+
+    def on_its_way(self, delay_s: float, serve: Callable[[], None]) -> None:
+        """Let a call reach the service after a while."""
+        arrivals = self._arrivals
+
+        def arrive() -> None:
+            if arrivals.pop(arrive, None):
+                serve()
+
+        arrivals[arrive] = True
+        self.later(delay_s, arrive)
+
+    def arrive(self) -> None:
+        """Let all that is on its way reach the service now."""
+        for arrive in list(self._arrivals):
+            arrive()
+
     def mode(self) -> str | None:
         """What befalls every call now."""
         if self.is_calm:
@@ -213,9 +242,6 @@ class World:
         if fault is not None:
             self.count("window" if mode else "fault", fault)
         return self.calls, fault
-
-    def tasks_by_token(self) -> dict[str | None, Any]:
-        return {task.client_token: task for task in self.service.tasks.in_order}
 
     @contextlib.contextmanager
     def looking(self) -> Any:
@@ -361,6 +387,12 @@ class World:
             self.operators.applied()
         process.summary = summary
 
+    def _check_bucket(self, process: Process) -> None:
+        engine = None if process.run is None else process.run._engine
+        if engine is not None:
+            process.began_s = engine._admission._bucket._anchor_s
+            self.witness.check_bucket(process, engine._admission._bucket)
+
     def _before(self, process: Process, verb: str) -> Callable[[Run], None]:
         def look(run: Run) -> None:
             if verb == "run":
@@ -371,6 +403,7 @@ class World:
             if any("rebuilt" in note for note in run.notes):
                 self.witness.told.clear()  # what the lost file said is asked of the service again
             process.reader = process.connections[-1]
+            process.run = run
             process.on_prepared()
             process.has_accepted = run.counts.accepted > 0
             if not self.is_amnesiac:
@@ -413,6 +446,7 @@ class World:
     def _ended(self, process: Process, task: asyncio.Task[None]) -> None:
         if process.is_killed:
             return
+        self._check_bucket(process)
         error = None if task.cancelled() else task.exception()
         process.error = error
         if isinstance(error, DispatcherError):
@@ -446,10 +480,11 @@ class World:
         self.disk.heal()
 
     def _killed_by_disk(self, owner: Any) -> None:
-        owner.is_killed = True
+        owner.is_killed = self._must_bury = True
 
     def _bury(self) -> None:
         """After a step in which a process was killed: take it away, and look at what it left."""
+        self._must_bury = False
         for process in self.processes:
             if process.is_killed and process.ended is not None and not process.ended.done():
                 power, self._power_at_kill = self._power_at_kill, None
@@ -467,6 +502,8 @@ class World:
             process.ended.set_result(None)
 
     def _on_step(self) -> None:
+        if self._must_bury:  # SQLite kept what was raised to itself
+            self._bury()
         if self._step_moments and self.current is not None:
             for at, item in self._step_moments:
                 if self.loop.steps == at and not self.current.is_over:
@@ -476,8 +513,13 @@ class World:
 
     def _on_loop_error(self, _loop: Any, context: dict[str, Any]) -> None:
         error = context.get("exception")
+        is_of_the_dead = any(process.is_killed for process in self.processes)
+        if "never retrieved" in context["message"] and (is_of_the_dead or "task" not in context):
+            return
         if error is not None and not isinstance(error, (Killed, Stuck)):
-            self.witness.breaks(0, f"unhandled in the loop: {type(error).__name__}: {error}")
+            self.witness.breaks(
+                0, f"{context.get('message')}: {type(error).__name__}: {error} {context.get('future')}"
+            )
 
     def _on_connection(self, connection: apsw.Connection) -> None:
         process = PROCESS.get()
