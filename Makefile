@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEV := $(shell sed -n '/^dev = \[/,/^\]/s/^  "\([^"]*\)".*/"\1"/p' pyproject.toml)
 
-.PHONY: demo test check soak bench clean install
+.PHONY: demo test check sim soak bench clean install
 
 install: $(STAMP)
 
@@ -26,6 +26,9 @@ check: $(STAMP)
 
 test: check
 	$(BIN)/python -m pytest -q
+
+sim: $(STAMP)  ## 1,000 seeded disasters, and what they reached (docs/simulation.md)
+	$(BIN)/python -m tests.simulation --seeds 0:1000 --coverage
 
 soak: $(STAMP)  ## the full figures: takes long
 	SOAK=1 $(BIN)/python -m pytest -q -m soak --timeout 7200

@@ -77,7 +77,7 @@ class Dispatcher:
         if region is None:
             region = await asyncio.to_thread(_chain_region, settings)
         intent = Intent.of(manifest, settings, region)
-        preparation = Preparation(settings, confirm=confirm)
+        preparation = Preparation(settings, confirm=confirm, now=self._clock.wall)
         with _about(intent.run):
             prepared = await asyncio.to_thread(preparation.of_manifest, intent)
             return await self._drive(prepared, settings, on_event, before)
@@ -89,7 +89,8 @@ class Dispatcher:
         settings = self._settings.resolve()
         path = find_checkpoint(run, settings)
         with _about(path.stem if run == str(path) else run):
-            prepared = await asyncio.to_thread(Preparation(settings).of_checkpoint, path)
+            preparation = Preparation(settings, now=self._clock.wall)
+            prepared = await asyncio.to_thread(preparation.of_checkpoint, path)
         plan = prepared.plan
         settings = self._settings.resolve(command=Command(plan.command), stored=plan.limits)
         with _about(plan.run):

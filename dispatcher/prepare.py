@@ -72,7 +72,7 @@ class Preparation:
         settings: Resolved,
         *,
         confirm: Callable[[str, Diff], None] | None = None,
-        now: Callable[[], float] = time.time,
+        now: Callable[[], float] = lambda: time.time(),  # noqa: PLW0108  (asked then, not bound now)
     ) -> None:
         """`confirm` is asked before an edit is applied, and raises where it is declined."""
         self._settings = settings

@@ -132,6 +132,8 @@ class Disk:
     owner: Callable[[], object] = lambda: None
     on_kill: Callable[[object], None] = lambda _owner: None
     """Told of a process that `Failure.KILL` ended."""
+    on_failure: Callable[[Failure], None] = lambda _failure: None
+    """Told of every I/O that fails."""
     trace: list[Io] = field(default_factory=list)
     """Every I/O so far."""
     is_paused: bool = False
@@ -248,6 +250,8 @@ class Disk:
         failure, lasting = self._due.pop(len(self.trace), (self._lasting, False))
         if lasting:
             self._lasting = failure
+        if failure is not None:
+            self.on_failure(failure)
         if failure is Failure.KILL:
             self.kill(owner)
             self.on_kill(owner)

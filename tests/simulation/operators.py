@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from dispatcher.checkpoint.backup import back_up
 from dispatcher.checkpoint.registry import Registry
-from dispatcher.errors import CheckpointLeased, DispatcherError
+from dispatcher.errors import DispatcherError
 from dispatcher.manifest import InventorySpec, Manifest
 from tests.simulation.loop import PROCESS
 
@@ -71,7 +71,6 @@ class Operators:
             for path, content in self._aside.items():
                 self._put(path, content)
             self._aside.clear()
-            self._world.is_amnesiac = False
 
     # Before a process starts
 
@@ -80,7 +79,7 @@ class Operators:
         self._extra.pop("limit", None)
         self.must_take_over = False
         for item in self._world.scenario.of_life("between", life):
-            if item.what in ("gap", "window_passes"):
+            if item.what in ("gap", "days", "window_passes"):
                 await asyncio.sleep(item.value)
             did = getattr(self, f"_{item.what}", lambda _item: None)(item)
             self._world.log(f"operator: {item.what}{'' if did is not False else ' (skipped)'}")
@@ -268,7 +267,7 @@ class Operators:
         second = self._world.start(process.host, self.limits(), beside=True)
 
         def judge(_done: Any) -> None:
-            is_refused = second.is_killed or isinstance(second.error, CheckpointLeased)
+            is_refused = second.is_killed or isinstance(second.error, DispatcherError)
             if not is_refused and not process.is_over:
                 self._world.witness.breaks(1, f"a second runner was let in: {second.error!r}")
 

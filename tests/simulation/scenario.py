@@ -12,17 +12,27 @@ from typing import Any
 
 CALL_FAULTS = (
     "refused", "reset_before", "lost_reply", "timeout", "late_arrival", "error_500", "error_500_after",
-    "bare_503", "bare_429", "bare_503_after", "proxy_403_after", "truncated", "empty_200", "redirect", "proxy_403",
-    "denied", "expired", "vanish", "mismatch", "throttled",
+    "bare_503", "bare_429", "bare_503_after", "proxy_403_after", "truncated", "empty_200", "redirect",
+    "proxy_403", "denied", "expired", "vanish", "mismatch", "throttled",
 )  # fmt: skip
 """What may befall one call; `_after` and those that spoil a 200 come when the task was made."""
-WINDOWS = ("refused", "reset_before", "lost_reply", "timeout", "bare_503", "throttled", "quota", "expired")
+WINDOWS = (
+    "denied",
+    "refused",
+    "reset_before",
+    "lost_reply",
+    "timeout",
+    "bare_503",
+    "throttled",
+    "quota",
+    "expired",
+)
 """What may befall every call for a while."""
 MOMENTS = ("kill_step", "kill_io", "power_io", "power_step", "drain", "stop", "takeover", "sleep", "jump",
            "second", "backup", "stall", "io_eio", "io_enospc", "io_short", "disk_full")  # fmt: skip
 """What may befall a process while it runs, or an operator may do meanwhile."""
-BETWEEN = ("gap", "window_passes", "edit", "reorder", "lose", "stale", "move", "move_fresh", "move_stale",
-           "limits", "limit", "resume", "power")  # fmt: skip
+BETWEEN = ("gap", "days", "window_passes", "edit", "reorder", "lose", "stale", "move", "move_fresh",
+           "move_stale", "limits", "limit", "resume", "power")  # fmt: skip
 """What may happen, or an operator may do, before a process starts."""
 FAULTS_OF_IO = {"io_eio": "eio", "io_enospc": "enospc", "io_short": "short_write", "disk_full": "enospc"}
 
@@ -86,8 +96,16 @@ def draw(seed: int) -> Scenario:
     if swarm & {"stale", "move_stale"}:
         swarm.add("backup")
     lives = rng.choice((1, 1, 2, 3, 4))
+    bad_share = rng.choice((0.0, 0.0, 0.0, 0.02, 0.1, 0.3, 1.0))
     token_window_s = rng.choice((60.0, 300.0, 600.0, 3600.0))
+    if swarm & {"lose", "stale"} and rng.random() < 0.6:
+        # A checkpoint is rebuilt only where nothing was cut anew and the window has not passed.
+        swarm -= {"limit", "edit", "reorder", "vanish", "window_passes", "days", "gap", "sleep", "stop"}
+        swarm -= {"move", "move_fresh", "move_stale", "takeover"}
+        bad_share, token_window_s = 0.0, 3600.0
     service_window_s = rng.choice((token_window_s, 8 * 3600.0, 8 * 3600.0))
+    if swarm & {"move_fresh", "move_stale"}:
+        service_window_s = 48 * 3600.0  # there the client token is all that is left
     limits = {
         "rate_per_s": rng.choice((2.0, 10.0, 10.0, 50.0, 200.0)),
         "burst": rng.choice((1, 3, 10)),
@@ -98,7 +116,6 @@ def draw(seed: int) -> Scenario:
         "token_window_s": token_window_s,
         "rate_control": rng.choice(("aimd", "fixed")),
     }
-    bad_share = rng.choice((0.0, 0.0, 0.02, 0.1, 0.3, 1.0))
     is_tight = service_window_s == token_window_s
     items = [
         *_call_faults(rng, sorted(swarm & set(CALL_FAULTS))),
@@ -148,7 +165,7 @@ def _moments(rng: random.Random, kinds: list[str], lives: int, *, is_tight: bool
             elif what.endswith("_io") or what in FAULTS_OF_IO:
                 at = rng.randint(1, rng.choice((30, 200, 800)))
             elif what in ("sleep", "stop", "takeover"):
-                value = round(rng.choice((3, 15, 100, 4000)), 3)
+                at, value = round(rng.uniform(0, 20), 3), rng.choice((3.0, 15.0, 100.0, 4000.0, 4000.0))
             elif what == "stall":
                 value = rng.choice((0.5, 5.0, 30.0))
             elif what == "jump":
@@ -165,6 +182,8 @@ def _between(rng: random.Random, kinds: list[str], lives: int, token_window_s: f
             value = 0.0
             if what == "gap":
                 value = round(rng.uniform(0, token_window_s), 3)
+            elif what == "days":
+                value = round(rng.uniform(0.25, 3.0) * 86_400, 3)
             elif what == "window_passes":
                 value = token_window_s * 1.05
             elif what in ("edit", "reorder", "limits", "power"):

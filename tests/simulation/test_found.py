@@ -26,8 +26,9 @@ LIMITS = {
 def scenario(*items: Item, lives: int, devices: int = 10) -> Scenario:
     """A service that does all it should, and `items`."""
     return Scenario(
-        seed=0, devices=devices, bad=frozenset(), is_wrong_region=False, is_shuffled=False, command="reboot",
-        limits=LIMITS, latency_s=0.02, service_rate_per_s=None, service_window_s=3600.0, lives=lives, items=items,
+        seed=0, devices=devices, bad=frozenset(), is_wrong_region=False, is_shuffled=False,
+        command="reboot", limits=LIMITS, latency_s=0.02, service_rate_per_s=None, service_window_s=3600.0,
+        lives=lives, items=items,
     )  # fmt: skip
 
 
@@ -84,9 +85,10 @@ def test_a_holder_that_slept_over_its_claim_looks_at_the_lease() -> None:
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # apsw, closing by force
 @pytest.mark.parametrize("failure", [Failure.EIO, Failure.ENOSPC])
 def test_a_disk_that_fails_for_good_is_told_and_no_traceback(tmp_path: Path, failure: Failure) -> None:
-    """Whichever I/O of planning is the first to fail, and although putting down fails too, the error is ours."""
+    """Whichever I/O of planning is the first to fail, and although putting down fails too, it is ours."""
     manifest = Manifest(
-        name="sim", command=Command.REBOOT, region="us-west-2", inventory=InventorySpec(targets=("smd-1", "smd-2"))
+        name="sim", command=Command.REBOOT, region="us-west-2",
+        inventory=InventorySpec(targets=("smd-1", "smd-2")),
     )  # fmt: skip
     for nth in range(1, 200):
         disk = Disk(tmp_path / f"{nth}")

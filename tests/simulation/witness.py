@@ -147,7 +147,7 @@ class Witness:
                 return
 
     def check_bucket(self, process: Process, bucket: Any) -> None:
-        """Every permit that was taken left or was given back: what the bucket holds agrees with departures."""
+        """Every permit that was taken left or was given back: the bucket agrees with the departures."""
         if process.limits["rate_control"] != "fixed" or not process.permits:
             return
         level, as_of_s, is_capped = 0.0, process.began_s, False

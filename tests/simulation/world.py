@@ -87,6 +87,7 @@ class Process:
     """When permits were used: by departures, and by calls that found no credentials."""
     began_s: float = 0.0
     run: Any = None
+    lane: str = "open"
     reader: apsw.Connection | None = None
     connections: list[apsw.Connection] = field(default_factory=list)
     dispatcher: Any = None
@@ -155,6 +156,7 @@ class World:
         self.processes: list[Process] = []
         self.current: Process | None = None
         self.disk = Disk(folder / "disk", owner=PROCESS.get, on_kill=self._killed_by_disk)
+        self.disk.on_failure = lambda failure: self.count("io", failure.value)
         self.disk.root.mkdir(parents=True, exist_ok=True)
         self.devices = [f"smd-{n:05d}" for n in range(scenario.devices)]
         self.bad = frozenset(f"smd-{n:05d}" for n in scenario.bad)
@@ -326,13 +328,14 @@ class World:
         began = self.loop.steps, len(self.disk.trace)
         self._step_moments = []
         for item in moments:
-            self.count("drawn", item.what)
             if item.what.endswith("_step"):
                 self._step_moments.append((began[0] + int(item.at), item))
             elif item.what in FAULTS_OF_IO:
+                self.count("moment", item.what)
                 failure = Failure(FAULTS_OF_IO[item.what])
                 self.disk.fail(int(item.at), failure, lasting=item.what == "disk_full")
             elif item.what.endswith("_io"):
+                self.count("moment", item.what)
                 self._power_at_kill = item if item.what == "power_io" else None
                 self.disk.fail(int(item.at), Failure.KILL)
             else:
@@ -397,6 +400,9 @@ class World:
         def look(run: Run) -> None:
             if verb == "run":
                 self.operators.applied()
+            for what, count in (run._prepared.diff or {}).items():
+                if count:
+                    self.count("edit", what)
             for note in run.notes:
                 self.count("note", verdict.kind_of_note(note))
                 self.log(f"{process.name} note: {note}")
@@ -424,7 +430,9 @@ class World:
                 if event.state == "accepted" and process.overtaken_s is None:
                     self._tell(event)
             elif isinstance(event, LaneChanged):
-                self.count("lane", event.state)
+                self.count("lane state", event.state)
+                self.count("lane", f"{process.lane} → {event.state}")
+                process.lane = event.state
                 self.log(f"{process.name} lane {event.state}: {event.reason}")
             elif isinstance(event, (RunStarted, RunEnded)):
                 self.log(f"{process.name} {event.text()}")
