@@ -166,6 +166,8 @@ def _moments(rng: random.Random, kinds: list[str], lives: int, *, is_tight: bool
                 at = rng.randint(1, rng.choice((30, 200, 800)))
             elif what in ("sleep", "stop", "takeover"):
                 at, value = round(rng.uniform(0, 20), 3), rng.choice((3.0, 15.0, 100.0, 4000.0, 4000.0))
+                if what == "takeover":
+                    at /= 10.0  # early, while there is something to send
             elif what == "stall":
                 value = rng.choice((0.5, 5.0, 30.0))
             elif what == "jump":

@@ -55,7 +55,7 @@ def test_a_seed_run_twice_gives_the_same_log(seed: int) -> None:
 
 def test_a_seed_gives_the_same_log_in_another_process() -> None:
     """Neither the order of hashes nor anything else of a process gets into the log."""
-    program = "from tests.simulation.runs import run_seed\nfor seed in (5, 29, 60, 110): print(run_seed(seed).digest)"
+    program = "from tests.simulation.runs import run_seed\nfor n in (5, 29, 110): print(run_seed(n).digest)"
     outputs = {
         subprocess.run(
             [sys.executable, "-c", program], env={**os.environ, "PYTHONHASHSEED": hash_seed}, cwd=ROOT,
