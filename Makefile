@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 CORE := */plan.py,*/policy/*,*/checkpoint/*,*/transport/base.py
 DEV := $(shell sed -n '/^dev = \[/,/^\]/s/^  "\([^"]*\)".*/"\1"/p' pyproject.toml)
 
-.PHONY: demo test check coverage soak bench clean install
+.PHONY: demo test check sim coverage soak bench clean install
 
 install: $(STAMP)
 
@@ -27,6 +27,9 @@ check: $(STAMP)
 
 test: check
 	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile
+
+sim: $(STAMP)  ## 1,000 seeded disasters, and what they reached (docs/simulation.md)
+	$(BIN)/python -m tests.simulation --seeds 0:1000 --coverage
 
 soak: $(STAMP)  ## the full figures: takes long
 	SOAK=1 $(BIN)/python -m pytest -q -m soak --timeout 7200

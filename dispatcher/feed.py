@@ -47,19 +47,21 @@ class Feed:
     async def fetch(self, limit: int) -> list[Flight]:
         """Return the next flights, at most `limit`; none when nothing is left in this pass."""
         while self._doubts_after is not None:
+            at = self.instant()
             doubts = await self._writer.doubts(after=self._doubts_after, limit=min(limit, DOUBT_PAGE))
             if doubts:
                 self._doubts_after = doubts[-1].batch.number
-                return [self._in_doubt(doubt) for doubt in doubts]
+                return [self._in_doubt(doubt, at) for doubt in doubts]
             self._doubts_after = None
         if not self._may_claim:
             return []
+        at = self.instant()
         batches = await self._writer.claim(limit=limit, max_devices=self._max_devices)
         if self._max_devices is not None:
             self._max_devices -= _fresh_devices(batches)
         self._may_claim = bool(batches)
         self._taken += len(batches)
-        return self.flights(batches)
+        return self.flights(batches, at)
 
     def block(self, rate_per_s: float) -> int:
         """Return how many batches to claim: 0.1 s of the rate, and no more than are really sent.
@@ -73,13 +75,16 @@ class Feed:
         self._taken, self._taken_since_s = 0, now_s
         return max(1, min(MAX_CLAIM, round(CLAIM_AHEAD_S * min(rate_per_s, used_per_s))))
 
-    def flights(self, batches: Sequence[Batch]) -> list[Flight]:
-        """Make flights of batches that were claimed just now."""
-        now_s, now = self._clock.monotonic(), self._clock.wall()
-        return [Flight(batch, self._tokens.of(batch.targets), now_s, now) for batch in batches]
+    def instant(self) -> tuple[float, float]:
+        """Read both clocks: before a claim is asked for, since the process may sleep before it is told."""
+        return self._clock.monotonic(), self._clock.wall()
 
-    def _in_doubt(self, doubt: Doubt) -> Flight:
-        (flight,) = self.flights([doubt.batch])
+    def flights(self, batches: Sequence[Batch], at: tuple[float, float]) -> list[Flight]:
+        """Make flights of batches that were claimed at the `instant` `at`, or later."""
+        return [Flight(batch, self._tokens.of(batch.targets), *at) for batch in batches]
+
+    def _in_doubt(self, doubt: Doubt, at: tuple[float, float]) -> Flight:
+        (flight,) = self.flights([doubt.batch], at)
         flight.first_sent_at = flight.doubt_at = doubt.first_sent_at
         if self._is_final:
             flight.unknown = self._max_attempts - 1  # one more try, not eight

@@ -263,8 +263,8 @@ class Flow:
         self._writer.record(flight.outcome(state, self._clock.wall(), resend=resend))
 
     async def split(self, flight: Flight) -> list[Flight]:
-        outcome = flight.outcome(BatchState.SPLIT, self._clock.wall())
-        return self._feed.flights(await self._writer.split(outcome, halves(flight.batch.targets)))
+        outcome, at = flight.outcome(BatchState.SPLIT, self._clock.wall()), self._feed.instant()
+        return self._feed.flights(await self._writer.split(outcome, halves(flight.batch.targets)), at)
 
     def _release_held(self) -> None:
         """Split or reject what was held back: the lane is proven, so it was the devices."""

@@ -2,7 +2,6 @@
 
     async with open_dispatcher(Settings(region="us-west-2")) as dispatcher:
         summary = await dispatcher.run(Manifest.load("reboot.yaml"), on_event=print)
-        async for receipt in dispatcher.receipts(summary.run): ...
 
 Blocking work (planning, the checkpoint) happens on threads; nothing here is global.
 """
@@ -107,7 +106,7 @@ class Dispatcher:
         if region is None:
             region = await asyncio.to_thread(_chain_region, settings)
         intent = Intent.of(manifest, settings, region)
-        preparation = Preparation(settings, confirm=confirm)
+        preparation = Preparation(settings, confirm=confirm, now=self._clock.wall)
         with _about(intent.run):
             prepared = await _in_thread(lambda: preparation.of_manifest(intent), undo=_give_back)
             return await self._drive(prepared, settings, on_event, before)
@@ -120,7 +119,8 @@ class Dispatcher:
         settings = self._settings.resolve()
         path = find_checkpoint(run, settings)
         with _about(path.stem if run == str(path) else run):
-            prepared = await _in_thread(lambda: Preparation(settings).of_checkpoint(path), undo=_give_back)
+            stored = Preparation(settings, now=self._clock.wall)
+            prepared = await _in_thread(lambda: stored.of_checkpoint(path), undo=_give_back)
         plan = prepared.plan
         settings = self._settings.resolve(command=Command(plan.command), stored=plan.limits)
         with _about(plan.run):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from pathlib import Path
@@ -15,6 +16,7 @@ from dispatcher.manifest_schema import near_miss
 
 if TYPE_CHECKING:
     from dispatcher.checkpoint.base import Plan, Stored
+    from dispatcher.checkpoint.reading import SqliteReader
     from dispatcher.settings import Resolved
 
 _RUN = re.compile(f"{NAME_PATTERN}(@{NAME_PATTERN})?", re.ASCII)
@@ -102,16 +104,21 @@ class OrphanedWal:
 
     def put_back(self) -> None:
         """Undo `set_aside`, unless a database is there now."""
-        if self._is_aside and not self._database.exists():
-            self._kept.replace(self._wal)
+        with contextlib.suppress(OSError):  # then it stays aside
+            if self._is_aside and not self._database.exists():
+                self._kept.replace(self._wal)
 
 
-def is_unplanned(checkpoint: Stored) -> bool:
-    """Whether planning never finished in this file."""
-    try:
-        return checkpoint.plan() is None
-    except CheckpointError:
-        return False
+def discard(checkpoint: SqliteReader, *, is_new: bool) -> None:
+    """Close the checkpoint of a run that was refused; a new one that holds no plan is removed.
+
+    A refusal leaves nothing that looks like a run. What fails here is not what the operator must hear of.
+    """
+    with contextlib.suppress(CheckpointError, OSError):
+        is_empty = is_new and checkpoint.plan() is None
+        checkpoint.close()
+        if is_empty:
+            checkpoint.path.unlink(missing_ok=True)
 
 
 def find_checkpoint(word: str, settings: Resolved) -> Path:

@@ -28,7 +28,7 @@ class Event:
     """Something that happened in a run."""
 
     run: str
-    at: float = field(default_factory=time.time)
+    at: float = field(default_factory=lambda: time.time())  # noqa: PLW0108  (a simulation puts a clock there)
     """Unix seconds."""
 
     def text(self) -> str:

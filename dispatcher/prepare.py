@@ -29,7 +29,7 @@ from dispatcher.diff import Diff, check_removals, diff, edit_words
 from dispatcher.errors import CheckpointError, PlanMismatch
 from dispatcher.hints import adding, reconcile
 from dispatcher.inventory import open_inventory
-from dispatcher.locate import OrphanedWal, binds, check_newest, is_older, is_unplanned, stored_plan
+from dispatcher.locate import OrphanedWal, binds, check_newest, discard, is_older, stored_plan
 from dispatcher.model import Lane
 from dispatcher.plan import Fold, cut
 from dispatcher.prepared import Prepared
@@ -51,7 +51,7 @@ class Preparation:
         settings: Resolved,
         *,
         confirm: Callable[[str, Diff], None] | None = None,
-        now: Callable[[], float] = time.time,
+        now: Callable[[], float] = lambda: time.time(),  # noqa: PLW0108  (asked then, not bound now)
     ) -> None:
         """`confirm` is asked before an edit is applied, and raises where it is declined."""
         self._settings = settings
@@ -84,11 +84,7 @@ class Preparation:
             return self._lease(checkpoint, locks, is_resumed=resumed, limits=self._settings.given_limits())
         except BaseException:
             if checkpoint is not None:
-                is_empty = not is_there and is_unplanned(checkpoint)
-                with contextlib.suppress(CheckpointError):  # the first error is the one to tell
-                    checkpoint.close()
-                if is_empty:
-                    path.unlink(missing_ok=True)  # a refusal leaves nothing that looks like a run
+                discard(checkpoint, is_new=not is_there)
             orphan.put_back()
             locks.release()
             raise
@@ -206,7 +202,7 @@ class Preparation:
         if digest != record.inventory_digest or intent.selection_digest != record.selection_digest:
             why = "the inventory is not the one that was planned"
         elif record.is_recut:
-            why = "batches were cut anew after planning"
+            why = "batches were cut anew after planning, or may have been on another host"
         elif not 0 <= self._now() - record.first_sent_at < self._settings.token_window_s:
             why = f"the first call is older than token_window_s ({self._settings.token_window_s:g} s)"
         if why is not None:
@@ -346,7 +342,7 @@ class Preparation:
         )
 
     def _remember(self, checkpoint: SqliteCheckpoint, plan: Plan, *, is_recut: bool = False) -> Record:
-        """Write the registry's record of this plan, keeping what it knows of what was sent."""
+        """Write the registry's record of this plan; what another host cut anew before is unknown here."""
         old = self._registry.get(plan.run)
         standing = checkpoint.standing()
         was_sent = old is not None and (old.plan_id == plan.plan_id or plan.rebuilt)
@@ -366,7 +362,7 @@ class Preparation:
             first_sent_at=old.first_sent_at if old and was_sent else None,
             commits=standing.commits,
             mark=standing.mark,
-            is_recut=is_recut or bool(old and was_sent and old.is_recut),
+            is_recut=is_recut or bool(old.is_recut if old and was_sent else standing.mark),
             planned=0 if is_recut else planned,
             # A claim that a crash kept from the registry is a doubt by now, and resent without a new claim.
             reached=max(old.reached if old and was_sent else 0, checkpoint.highest_outcome(planned)),

@@ -23,7 +23,7 @@ from dispatcher.checkpoint.sqlite import SqliteCheckpoint
 from dispatcher.errors import CheckpointError, PlanMismatch
 from dispatcher.hints import command
 from dispatcher.inventory import open_inventory
-from dispatcher.locate import OrphanedWal, binds, is_older, is_unplanned, stored_plan
+from dispatcher.locate import OrphanedWal, binds, discard, is_older, stored_plan
 from dispatcher.prepare import Preparation, encoded
 from dispatcher.spool import SortedSpool
 
@@ -125,10 +125,7 @@ class Recovery(Preparation):
             return self._recovered(checkpoint, locks, removed, scratch)
         except BaseException:
             if checkpoint is not None:
-                is_empty = not is_there and is_unplanned(checkpoint)
-                checkpoint.close()
-                if is_empty:
-                    (scratch or path).unlink(missing_ok=True)
+                discard(checkpoint, is_new=not is_there)
             orphan.put_back()
             locks.release()
             raise

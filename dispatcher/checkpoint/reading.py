@@ -172,7 +172,7 @@ class SqliteReader:
             return msgspec.convert((*rows[0][:-1], _pulse(rows[0][-1])), Standing)
 
     def counts(self) -> Counts:
-        with self._decoding(), self._db:  # one snapshot, also beside a live run
+        with self._decoding(), self._snapshot():
             by_state = {
                 state: (batches, devices) for state, batches, devices in self._all(QUERIES["outcome_counts"])
             }
@@ -193,6 +193,17 @@ class SqliteReader:
             batches=batches - split,
             split=split,
         )
+
+    @contextlib.contextmanager
+    def _snapshot(self) -> Iterator[None]:
+        """Read one state throughout, also beside a live run."""
+        with explained(self.path):
+            self._db.execute("BEGIN")
+            try:
+                yield
+            finally:
+                if self._db.in_transaction:  # an I/O error has ended it already
+                    self._db.execute("COMMIT")
 
     def removed_rejected(self) -> int:
         return int(self._value(QUERIES["removed_rejected"]))
@@ -268,7 +279,9 @@ def _check_format(path: Path, connection: apsw.Connection, *, read_only: bool) -
     if empty and application == 0 and not read_only:
         if has_sums(connection):
             connection.reserve_bytes("main", SUM_BYTES)
-        connection.execute("PRAGMA journal_mode=DELETE")
+        # EXTRA: the journal's deletion is durable too. Otherwise a power loss could bring the journal of this
+        # empty file back, and SQLite would roll it back into whatever checkpoint is put here by then.
+        connection.execute("PRAGMA synchronous=EXTRA; PRAGMA journal_mode=DELETE")
         connection.execute(
             f"BEGIN IMMEDIATE; {load_schema()}; PRAGMA application_id={APPLICATION_ID};"
             f" PRAGMA user_version={SCHEMA_VERSION}; COMMIT"

@@ -196,7 +196,7 @@ class LanePolicy:
 
     def check_patience(self, answer: Answer | None, now_s: float) -> None:
         """Stop the lane when nothing good came for `patience_s`."""
-        if self.state is not LaneState.STOPPED and now_s - self.last_good_s >= self.patience_s:
+        if self.state is not LaneState.STOPPED and self.patience_left_s(now_s) <= 0.0:
             answer = answer or self._last
             last = f" ({_said(answer)})" if answer is not None and answer.pace is not Pace.OK else ""
             self.stop(f"nothing was accepted for {self.patience_s:g} s, the patience_s of this run{last}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import selectors
 import uuid
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -27,34 +26,9 @@ from dispatcher.run import Run
 from dispatcher.settings import Settings
 from dispatcher.transport.base import TaskView
 from dispatcher.transport.scripted import ScriptedTransport
+from tests.simulation.loop import VirtualTimeLoop
 
 EPOCH = 1_700_000_000.0
-
-
-class VirtualTimeLoop(asyncio.SelectorEventLoop):
-    """An event loop whose clock jumps to the next timer whenever nothing is ready."""
-
-    def __init__(self) -> None:
-        self.virtual_s = 0.0
-        super().__init__(_JumpingSelector(self))
-
-    def time(self) -> float:
-        return self.virtual_s
-
-
-class _JumpingSelector(selectors.DefaultSelector):  # type: ignore[misc,valid-type]
-    def __init__(self, loop: VirtualTimeLoop) -> None:
-        super().__init__()
-        self._loop = loop
-
-    def select(self, timeout: float | None = None) -> list[Any]:
-        ready = super().select(0)
-        if ready or timeout == 0:
-            return ready
-        if timeout is None:
-            raise RuntimeError("every task is blocked and no timer is pending")
-        self._loop.virtual_s += timeout
-        return []
 
 
 class VirtualClock:

@@ -6,7 +6,7 @@ calls of `os` that the registry and the locks use, so that the code under test n
     disk = Disk(tmp_path)
     with disk.installed():
         ...                                # disk.trace lists every I/O of an undisturbed run
-        disk.fail(17, Failure.ENOSPC)      # the 17th I/O from now on fails; lasting=True: all after it, too
+        disk.fail(17, Failure.ENOSPC)      # the 17th I/O from now on fails; lasting=True: all after it too
         disk.kill()                        # the process is gone: whatever it had open does nothing any more
         disk.revive()                      # the next process begins
         disk.power_loss()                  # every file goes back to what was synced
@@ -132,8 +132,12 @@ class Disk:
     owner: Callable[[], object] = lambda: None
     on_kill: Callable[[object], None] = lambda _owner: None
     """Told of a process that `Failure.KILL` ended."""
+    on_failure: Callable[[Failure], None] = lambda _failure: None
+    """Told of every I/O that fails."""
     trace: list[Io] = field(default_factory=list)
     """Every I/O so far."""
+    is_paused: bool = False
+    """Set while whoever checks looks: that is no I/O of the code under test."""
     _due: dict[int, tuple[Failure, bool]] = field(default_factory=dict)
     _lasting: Failure | None = None
     _now: dict[str, _Node] = field(default_factory=dict)
@@ -163,6 +167,17 @@ class Disk:
         for handle in self._handles:
             if handle.owner == owner:
                 handle.is_dead = True
+
+    def close_all(self, owner: object) -> None:
+        """Close what a dead process has open through `os`, as the kernel does: its locks go with it."""
+        for fd in [fd for fd, handle in self._fds.items() if handle.owner == owner]:
+            del self._fds[fd]
+            _os.close(fd)
+
+    def forget(self, path: Path) -> None:
+        """Take what is at `path` now for durable: somebody put it there by other means."""
+        self._now.pop(os.path.realpath(path), None)
+        self._durable.pop(os.path.realpath(path), None)
 
     def revive(self, owner: object = None) -> None:
         """Let a process of that name begin; what the old one had open stays dead."""
@@ -229,10 +244,14 @@ class Disk:
         owner = self.owner() if handle is None else handle.owner
         if owner in self._down or (handle is not None and handle.is_dead):
             raise Killed
+        if self.is_paused:
+            return None
         self.trace.append(Io(kind, path.removeprefix(self._prefix)))
         failure, lasting = self._due.pop(len(self.trace), (self._lasting, False))
         if lasting:
             self._lasting = failure
+        if failure is not None:
+            self.on_failure(failure)
         if failure is Failure.KILL:
             self.kill(owner)
             self.on_kill(owner)
@@ -299,6 +318,9 @@ class _Vfs(apsw.VFS):
             raise apsw.CantOpenError(f"unable to open {path}")
         return _VfsFile(self._disk, path, name, flags)
 
+    def excepthook(self, _kind: Any, _error: Any, _traceback: Any) -> None:
+        """SQLite went on without what was raised; that is its business."""
+
     def xDelete(self, name: str, sync: bool) -> None:  # noqa: N802
         path = self._disk.inside(name)
         if path is not None:
@@ -317,6 +339,16 @@ class _VfsFile(apsw.VFSFile):
         self._node = node
         self._handle = disk.handle(path, node)
         self._must_sync_folder = bool(flags[0] & _DIRSYNC and flags[0] & apsw.SQLITE_OPEN_CREATE)
+
+    def excepthook(self, _kind: Any, _error: Any, _traceback: Any) -> None:
+        """As above."""
+
+    def xLock(self, level: int) -> None:  # noqa: N802
+        try:
+            super().xLock(level)
+        except apsw.IOError as error:
+            # A read-only file cannot be locked for writing: closing it SQLite lets that be, apsw would raise.
+            raise apsw.BusyError("read-only") from error
 
     def xRead(self, amount: int, offset: int) -> bytes:  # noqa: N802
         _raise(self._disk.io("read", self._handle.path, self._handle))

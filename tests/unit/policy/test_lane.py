@@ -281,3 +281,13 @@ def test_patience_left_is_what_a_nap_may_take() -> None:
     feed(policy, Kind.ACCEPTED, now_s=110.0)
     assert policy.patience_left_s(150.0) == 20.0
     assert policy.patience_left_s(500.0) == 0.0
+
+
+def test_patience_that_is_left_and_patience_that_is_over_agree() -> None:
+    """Where no patience is left the lane stops, however the floats round: or it would spin."""
+    policy = LanePolicy(patience_s=3_600.0, max_in_flight=64, now_s=7_296.838749)
+    now_s = policy.last_good_s + policy.patience_s
+    assert now_s - policy.last_good_s < policy.patience_s, "these floats no longer show it"
+    assert policy.patience_left_s(now_s) == 0.0
+    policy.check_patience(None, now_s)
+    assert policy.state is LaneState.STOPPED
