@@ -1,5 +1,6 @@
 """`python -m bench [NAME ...] [--full] [--quick]`: measure, compare with the bars, keep the figures.
 
+`python -m bench compare A B [NAME ...]` measures two commits in turn and prints what changed.
 Every run is checked against a ledger before its figure counts. Figures, samples, machine and commit go to
 bench/results/ as JSON. The exit code is 1 where a benchmark's run was wrong, never for a missed bar: the
 machine decides those too, so they are told, not asserted.
@@ -15,6 +16,7 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any
 
+from bench import compare
 from bench.harness import ROOT, Figures, Options, commit, header, machine_facts, table
 
 if TYPE_CHECKING:
@@ -26,8 +28,11 @@ BENCHMARKS = {
     "engine": "bench.overhead",
     "checkpoint": "bench.durability",
     "limiter": "bench.limiter",
+    "rate": "bench.rate",
     "fleet": "bench.fleet",
     "emulator": "bench.emulator",
+    "peers": "bench.peers",
+    "scaling": "bench.scaling",
     "help": "bench.startup",
 }
 RESULTS = ROOT / "bench" / "results"
@@ -35,6 +40,9 @@ RESULTS = ROOT / "bench" / "results"
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the named benchmarks, or all of them."""
+    given = sys.argv[1:] if arguments is None else arguments
+    if given[:1] == ["compare"]:
+        return compare.main(given[1:])
     parser = _parser()
     asked = parser.parse_args(arguments)
     for name in asked.names:

@@ -58,8 +58,8 @@ def measure(options: Options) -> Figures:
     figures: Figures = {}
     with scratch() as place, stub.running() as server:
         manifest = place.manifest("fleet", devices)
-        _timed(figures, "plan", _start(place, "plan", manifest, "--json"))
-        run = _start(
+        _timed(figures, "plan", started(place, "plan", manifest, "--json"))
+        run = started(
             place, "run", manifest, "--json", "--endpoint-url", server.url,
             "--rate", 100_000, "--burst", 1_000, "--max-in-flight", 64,
         )  # fmt: skip
@@ -71,20 +71,21 @@ def measure(options: Options) -> Figures:
         figures["run, calls per second"] = Figure((summary["calls_per_s"],), "calls/s")
         figures["status beside it, seconds"] = Figure(tuple(s for s, _ in looks), "s")
         figures["status beside it, memory"] = Figure(tuple(mb for _, mb in looks), "MB", MEMORY_BAR_MB)
-        _timed(figures, "status", _start(place, "status", "fleet", "--json"))
+        _timed(figures, "status", started(place, "status", "fleet", "--json"))
         for form in ("csv", "jsonl"):
             path = place.folder / f"report.{form}"
-            _timed(figures, f"report {form}", _start(place, "report", "fleet", "--format", form, "-o", path))
+            _timed(figures, f"report {form}", started(place, "report", "fleet", "--format", form, "-o", path))
             with path.open("rb") as file:
                 rows = sum(1 for _ in file) - (form == "csv")
             if rows != devices:
                 raise RuntimeError(f"{path.name} has {rows} rows")
-        _timed(figures, "run again, already complete", _start(place, "run", manifest, "--json",
+        _timed(figures, "run again, already complete", started(place, "run", manifest, "--json",
                "--endpoint-url", server.url))  # fmt: skip
     return {f"{devices:,} devices, {label}": figure for label, figure in figures.items()}
 
 
-def _start(place: Scratch, *arguments: object) -> Process:
+def started(place: Scratch, *arguments: object) -> Process:
+    """Start the command."""
     command = [sys.executable, "-m", "dispatcher", *map(str, arguments)]
     pipe = subprocess.PIPE
     return Process(subprocess.Popen(command, env=place.environment, stdout=pipe, stderr=pipe, text=True))
@@ -105,7 +106,7 @@ def _look_beside(place: Scratch, run: Process) -> Sequence[tuple[float, float]]:
     while run.look():
         if time.monotonic() >= next_s:
             next_s += LOOK_EVERY_S
-            beside = _start(place, "status", "fleet", "--json")
+            beside = started(place, "status", "fleet", "--json")
             with contextlib.suppress(RuntimeError):  # planning: there is no checkpoint yet
                 seconds, out = beside.end()
                 seen = json.loads(out)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, cast
 
 from dispatcher.checkpoint.memory import MemoryCheckpoint
 from dispatcher.model import Batch
-from dispatcher.prepare import Prepared
+from dispatcher.prepared import Prepared
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -45,7 +45,7 @@ class _NoMarker:
     def __init__(self, marker: Marker) -> None:
         self.record = marker.record
 
-    def claimed(self, batches: Sequence[Batch], *, now: float, recut: bool = False) -> None:
+    def committed(self, claimed: Sequence[Batch], *, commits: int, now: float) -> None:
         """Do nothing."""
 
 

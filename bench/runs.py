@@ -12,12 +12,13 @@ from dispatcher.clock import SystemClock
 from dispatcher.intent import Intent
 from dispatcher.manifest import Manifest
 from dispatcher.observe import Hooks
-from dispatcher.prepare import Preparation, Prepared
+from dispatcher.prepare import Preparation
 from dispatcher.run import Run
 from dispatcher.settings import Resolved, Settings
 
 if TYPE_CHECKING:
     from dispatcher.checkpoint.writer import Offload
+    from dispatcher.prepared import Prepared
     from dispatcher.transport.base import Transport
 
 CEILING_PER_S = 1e5

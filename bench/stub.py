@@ -18,6 +18,7 @@ import asyncio
 import contextlib
 import hashlib
 import re
+import ssl
 import subprocess
 import sys
 import time
@@ -29,6 +30,7 @@ import msgspec
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
+    from pathlib import Path
 
 ARN = "arn:aws:snow-device-management:us-west-2:123456789012:task/"
 _CONTENT_LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
@@ -161,8 +163,12 @@ class _Connection(asyncio.Protocol):
 class Stub:
     """A stub in another process."""
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, tls_url: str = "", bundle: Path | None = None) -> None:
         self.url = url
+        self.tls_url = tls_url
+        """The same book over TLS, where that was asked for."""
+        self.bundle = bundle
+        """The certificate of the authority that vouches for it."""
 
     def ledger(self) -> Ledger:
         """Return what arrived since the last reset."""
@@ -200,20 +206,24 @@ _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 @contextlib.contextmanager
-def running(latency_s: float = 0.0) -> Iterator[Stub]:
+def running(latency_s: float = 0.0, *, tls_in: Path | None = None) -> Iterator[Stub]:
     """Serve on a free port of this machine, in a process of its own, until the block ends.
 
-    A CreateTask is answered `latency_s` after it arrived.
+    A CreateTask is answered `latency_s` after it arrived. With `tls_in`, a folder, it is served over TLS too,
+    and the folder gets the certificates.
     """
-    process = subprocess.Popen(
-        [sys.executable, "-m", "bench.stub", str(latency_s)], stdout=subprocess.PIPE, text=True
-    )
+    command = [sys.executable, "-m", "bench.stub", str(latency_s)]
+    bundle = None
+    if tls_in is not None:
+        bundle = _certify(tls_in)
+        command.append(str(tls_in / "stub.pem"))
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
-        url = process.stdout.readline().strip()
-        if not url:
+        urls = process.stdout.readline().split()
+        if not urls:
             raise RuntimeError("the stub server did not start")
-        yield Stub(url)
+        yield Stub(urls[0], urls[-1], bundle)
     finally:
         process.kill()
         process.wait()
@@ -221,18 +231,38 @@ def running(latency_s: float = 0.0) -> Iterator[Stub]:
             process.stdout.close()
 
 
-async def _serve(latency_s: float) -> None:
-    book = Book()
-    server = await asyncio.get_running_loop().create_server(
-        lambda: _Connection(book, latency_s), "127.0.0.1", 0, backlog=1024
+def _certify(folder: Path) -> Path:
+    """Make an authority and the stub's certificate; return the authority's file."""
+    import trustme
+
+    authority = trustme.CA()
+    authority.issue_cert("127.0.0.1", "localhost").private_key_and_cert_chain_pem.write_to_path(
+        str(folder / "stub.pem")
     )
-    port = server.sockets[0].getsockname()[1]
-    print(f"http://127.0.0.1:{port}", flush=True)
-    await server.serve_forever()
+    authority.cert_pem.write_to_path(str(folder / "authority.pem"))
+    return folder / "authority.pem"
+
+
+async def _serve(latency_s: float, certificate: str | None) -> None:
+    book = Book()
+    contexts: list[tuple[str, ssl.SSLContext | None]] = [("http", None)]
+    if certificate is not None:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(certificate)
+        contexts.append(("https", context))
+    urls, servers = [], []
+    for scheme, tls in contexts:
+        server = await asyncio.get_running_loop().create_server(
+            lambda: _Connection(book, latency_s), "127.0.0.1", 0, backlog=1024, ssl=tls
+        )
+        servers.append(server)
+        urls.append(f"{scheme}://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+    print(*urls, flush=True)
+    await asyncio.gather(*(server.serve_forever() for server in servers))
 
 
 if __name__ == "__main__":
     from uvloop import new_event_loop
 
     with contextlib.suppress(KeyboardInterrupt), asyncio.Runner(loop_factory=new_event_loop) as runner:
-        runner.run(_serve(float(sys.argv[1])))
+        runner.run(_serve(float(sys.argv[1]), sys.argv[2] if len(sys.argv) > 2 else None))

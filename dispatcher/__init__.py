@@ -51,6 +51,7 @@ if TYPE_CHECKING:
         TaskReplayed,
     )
     from dispatcher.preview import Preview
+    from dispatcher.reconciled import Broken, Reconciled
     from dispatcher.settings import Settings
     from dispatcher.status import (
         Doubt,
@@ -61,6 +62,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Backup",
     "BatchSettled",
+    "Broken",
     "CheckpointCorrupt",
     "CheckpointError",
     "CheckpointIo",
@@ -82,6 +84,7 @@ __all__ = [
     "Preview",
     "RateChanged",
     "Receipt",
+    "Reconciled",
     "RunEnded",
     "RunInterrupted",
     "RunProgressed",
@@ -138,6 +141,10 @@ _HOMES = {
         "TaskReplayed",
     ),
     "dispatcher.preview": ("Preview",),
+    "dispatcher.reconciled": (
+        "Broken",
+        "Reconciled",
+    ),
     "dispatcher.settings": ("Settings",),
     "dispatcher.status": (
         "Doubt",

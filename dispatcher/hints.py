@@ -20,8 +20,10 @@ _DRAIN = (
     *("allow_network_fs", "yes", "log_file", "metrics", "tracing"),
 )
 """What a resume needs beside that. Endpoint and region are the plan's, and the run id has the key in it."""
+_PLACE = ("endpoint_url", "region")
+"""What a manifest may leave to flags, and a stored plan has."""
 _LIMITS = (
-    *("rate_per_s", "burst", "max_in_flight", "attempt_timeout_s"),
+    *("rate_per_s", "share", "burst", "max_in_flight", "attempt_timeout_s"),
     *("max_attempts", "patience_s", "token_window_s"),
 )
 """The plan remembers those of `run`, not those of `resume`."""
@@ -64,6 +66,13 @@ def resume(run: str) -> str:
     also = _LIMITS if invocation is not None and invocation.verb == "resume" else ()
     needed = (*_FIND, *(() if "/" in run else ("checkpoint",)), *_DRAIN, *also)
     return _line("resume", (run,), _given(needed))
+
+
+def reconcile(run: str | None = None) -> str:
+    """Return the command that reconciles `run`, or else what this process was called with."""
+    invocation = _invocation()
+    words = (run,) if run is not None else invocation.words if invocation is not None else ("MANIFEST",)
+    return _line("reconcile", words, _given((*_FIND, "checkpoint", "run_key", "profile", *_PLACE)))
 
 
 def again(*more: str) -> str | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from dispatcher.checkpoint.base import TOKEN_VERSION
 from dispatcher.errors import PlanMismatch
 from dispatcher.manifest import Manifest, digest_of
 
@@ -52,6 +53,12 @@ class Intent:
                     f"run {self.run} was sent to {what} {then}, not to {now}",
                     hint="give this one its own --run-key: what was sent there says nothing of here",
                 )
+        if stored.token_version != TOKEN_VERSION:
+            raise PlanMismatch(
+                f"run {self.run} was sent with client tokens of version {stored.token_version},"
+                f" this program makes version {TOKEN_VERSION}",
+                hint="use the version that planned it: other tokens would command devices again",
+            )
         if self.intent_digest != stored.intent_digest:
             raise PlanMismatch(
                 f"run {self.run} was sent with another command, description, tags, account or system_tags",

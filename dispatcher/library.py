@@ -19,13 +19,16 @@ from typing import TYPE_CHECKING, TypeVar
 
 from dispatcher.checkpoint.backup import back_up
 from dispatcher.clock import SystemClock
-from dispatcher.errors import DispatcherError, PlanMismatch, UsageError
+from dispatcher.errors import DispatcherError, UsageError
 from dispatcher.intent import Intent
 from dispatcher.listening import Listeners
 from dispatcher.locate import find_checkpoint
 from dispatcher.model import Command, Summary
-from dispatcher.prepare import Preparation, Prepared
+from dispatcher.prepare import Preparation
 from dispatcher.preview import Preview, preview
+from dispatcher.probe import Probe
+from dispatcher.reconciling import MAX_PAGES, before_resume, check_account, reconcile
+from dispatcher.recover import Recovery
 from dispatcher.report import open_reader, receipts
 from dispatcher.run import Run
 from dispatcher.settings import Resolved, Settings, check
@@ -43,6 +46,9 @@ if TYPE_CHECKING:
     from dispatcher.metrics import Metrics
     from dispatcher.model import Receipt
     from dispatcher.observe import Hook
+    from dispatcher.prepared import Prepared
+    from dispatcher.reconciled import Reconciled
+    from dispatcher.recover import Recovered
     from dispatcher.transport.base import Transport
 
     OpenTransport = Callable[[Plan, Resolved], Awaitable[Transport]]
@@ -127,6 +133,11 @@ class Dispatcher:
         on_event: Hook | None,
         before: Callable[[Run], None] | None,
     ) -> Summary:
+        try:
+            await before_resume(prepared, settings, self._clock, self._open_transport)
+        except BaseException:
+            prepared.abandon(now=self._clock.wall())
+            raise
         name, metrics = prepared.plan.run, self._metrics
         async with Listeners(name, on_event=on_event, metrics=metrics, tracing=settings.tracing) as listeners:
             run = Run(prepared, settings, listeners.hooks, self._clock)
@@ -151,7 +162,9 @@ class Dispatcher:
                 await asyncio.to_thread(before, run)  # it may ask, and the loop must hear a signal meanwhile
             transport = await self._open_transport(run.plan, run.settings)
             try:
-                await _check_account(run, transport)
+                await check_account(run.account, run.plan.run, transport)
+                if run.may_be_known_elsewhere:
+                    await Probe(transport, run.plan, run.settings, self._clock).look()
             except BaseException:
                 await transport.close()
                 raise
@@ -203,6 +216,50 @@ class Dispatcher:
     async def runs(self) -> list[Status | UnreadableRun]:
         """Say how every run stands that the state folder knows of."""
         return await asyncio.to_thread(read_runs, self._settings)
+
+    async def reconcile(
+        self, run: str | Manifest, *, dry_run: bool = False, max_pages: int = MAX_PAGES
+    ) -> Reconciled:
+        """Settle what is in doubt by what the service lists; nothing is sent.
+
+        Args:
+            run: a run id or a checkpoint's path; or a manifest, which also rebuilds a lost checkpoint.
+            dry_run: find out what it would do, and write nothing.
+            max_pages: how many pages of ListTasks are read at the most.
+
+        Raises:
+            UsageError: there is no such run, or the manifest or a setting is wrong (2).
+            RunStopped: the service cannot be asked (3); what was settled before stays so.
+            CheckpointError: the checkpoint cannot be used (4).
+        """
+        recovered, settings = await self._recovered(run, dry_run=dry_run)
+        with _about(recovered.plan.run):
+            try:
+                transport = await self._open_transport(recovered.plan, settings)
+                try:
+                    expected = recovered.plan.account or recovered.stored.standing().account
+                    await check_account(expected, recovered.plan.run, transport)
+                    return await reconcile(recovered, settings, transport, self._clock, max_pages=max_pages)
+                finally:
+                    await transport.close()
+            finally:
+                recovered.close(now=self._clock.wall())
+
+    async def _recovered(self, run: str | Manifest, *, dry_run: bool) -> tuple[Recovered, Resolved]:
+        settings = self._settings.resolve(None if isinstance(run, str) else run)
+        recovery = Recovery(settings, is_dry=dry_run)
+        if not isinstance(run, str):
+            region = settings.region
+            if region is None:
+                region = await asyncio.to_thread(_chain_region, settings)
+            intent = Intent.of(run, settings, region)
+            with _about(intent.run):
+                return await asyncio.to_thread(recovery.of_intent, intent), settings
+        path = find_checkpoint(run, settings)
+        with _about(path.stem if run == str(path) else run):
+            found = await asyncio.to_thread(recovery.of_stored, path)
+        plan = found.plan
+        return found, self._settings.resolve(command=Command(plan.command), stored=plan.limits)
 
     async def receipts(self, run: str, *, states: Collection[str] | None = None) -> AsyncIterator[Receipt]:
         """Yield one receipt per device of `run`; `states` filters by class."""
@@ -280,10 +337,15 @@ def _metrics(settings: Resolved, registry: CollectorRegistry | None) -> Metrics 
 
 
 async def open_sdk_transport(plan: Plan, settings: Resolved) -> Transport:
-    """Open the reference transport; importing the SDK takes half a second, so it is done here."""
+    """Open the transport that is asked for; importing the SDK takes half a second, so it is done here."""
     from dispatcher.transport.aiobotocore import AiobotocoreTransport
 
-    transport = AiobotocoreTransport(
+    kind = AiobotocoreTransport  # `auto` too, until the other one has soaked
+    if settings.transport == "wire":
+        from dispatcher.transport.wire import WireTransport
+
+        kind = WireTransport
+    transport = kind(
         plan,
         max_in_flight=settings.max_in_flight,
         attempt_timeout_s=settings.attempt_timeout_s,
@@ -301,18 +363,6 @@ def _about(run: str) -> Iterator[None]:
     except DispatcherError as error:
         error.run = run
         raise
-
-
-async def _check_account(run: Run, transport: Transport) -> None:
-    """On real endpoints: refuse credentials of another account than the run's, before anything is sent."""
-    identity = getattr(transport, "identity", None)
-    account = await identity() if identity is not None else None
-    expected = run.account
-    if account is not None and expected is not None and account != expected:
-        raise PlanMismatch(
-            f"these credentials are of account {account}, run {run.plan.run} belongs to {expected}",
-            hint="use the credentials it began with (--profile), or another --run-key",
-        )
 
 
 def _chain_region(settings: Resolved) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from dispatcher.checkpoint.registry import Record, Registry
 from dispatcher.errors import CheckpointError, UsageError
-from dispatcher.hints import command
+from dispatcher.hints import command, resume
 from dispatcher.manifest import NAME_PATTERN
 from dispatcher.manifest_schema import near_miss
 
@@ -38,8 +38,47 @@ def binds(checkpoint: Stored) -> bool:
 
 
 def is_older(checkpoint: Stored, plan: Plan, record: Record) -> bool:
-    """Whether the registry remembers claims that this file has never seen."""
-    return record.plan_id != plan.plan_id or record.claims > checkpoint.standing().claims
+    """Whether the registry remembers commits that this file has never seen."""
+    return record.plan_id != plan.plan_id or record.commits > checkpoint.standing().commits
+
+
+def lost_commits(run: str, path: Path, checkpoint: Stored, record: Record | None) -> str | None:
+    """Return what to tell whoever reads a checkpoint that has lost commits; None where it has not.
+
+    `record` must have been read before the file: beside a live run the file is ahead of it.
+    """
+    plan = checkpoint.plan()
+    if record is None or plan is None or record.first_sent_at is None or record.plan_id != plan.plan_id:
+        return None
+    missing = record.commits - checkpoint.standing().commits
+    if missing <= 0:
+        return None
+    last = Path(record.checkpoint)
+    where = f"; the last one is {last}" if last != path else ""
+    return (
+        f"{path} is {missing} commits older than what was recorded of run {run}: what is shown as planned or"
+        f" in doubt may have been settled since{where}"
+    )
+
+
+def check_newest(checkpoint: Stored, path: Path, plan: Plan, record: Record | None) -> None:
+    """Raise where the registry knows of an edit or a commit that is not in this file."""
+    if record is None:
+        return
+    edited = record.inventory_digest, record.selection_digest
+    if record.plan_id == plan.plan_id and edited != (plan.inventory_digest, plan.selection_digest):
+        raise CheckpointError(
+            f"the last edit of run {plan.run} is not in {path}",
+            hint="run its manifest: a plan without it might send to devices that were taken out",
+        )
+    if record.first_sent_at is None or not is_older(checkpoint, plan, record):
+        return
+    last = Path(record.checkpoint)
+    newer = f"use the newer one: {resume(str(last))}" if last != path else None
+    raise CheckpointError(
+        f"{path} is older than what the registry remembers of run {plan.run}",
+        hint=newer or "run its manifest again: it may be rebuilt; or reconcile its manifest",
+    )
 
 
 class OrphanedWal:
@@ -91,7 +130,7 @@ def find_checkpoint(word: str, settings: Resolved) -> Path:
         if record is not None:
             raise CheckpointError(
                 f"the checkpoint of run {word} is not at {record.checkpoint} any more",
-                hint="put it back, or name where it is now",
+                hint="put it back, or name where it is now; if it is lost, reconcile the manifest",
             )
         if (settings.state_dir / f"{word}.db").exists():
             return settings.state_dir / f"{word}.db"

@@ -89,6 +89,7 @@ class Limits:
     """The manifest's limits; None leaves a limit to the settings."""
 
     rate_per_s: float | None = None
+    share: float | None = None
     burst: int | None = None
     max_in_flight: int | None = None
     attempt_timeout_s: float | None = None
@@ -289,6 +290,7 @@ def _inventory(value: Any, key: KeyPath, problems: Problems) -> dict[str, Any]:
 LIMITS = Section(
     {
         "rate_per_s": number("more than 0", lambda n: n > 0),
+        "share": number("more than 0 and at most 1", lambda n: 0 < n <= 1),
         "burst": number("a whole number of at least 1", lambda n: n >= 1, whole=True),
         "max_in_flight": number("a whole number from 1 to 1024", lambda n: 1 <= n <= 1024, whole=True),
         "attempt_timeout_s": number("0.1 to 300 seconds", lambda n: 0.1 <= n <= 300),

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 MAX_BYTES = 64 << 20
+_CHUNK_BYTES = 1 << 16
 """A manifest larger than this is refused; a fleet that large belongs in an inventory file."""
 
 MAX_DEPTH = 20
@@ -106,7 +107,9 @@ _KINDS: tuple[tuple[type | tuple[type, ...], str], ...] = (
 def _read_bytes(path: Path, source: str, what: str) -> bytes:
     try:
         with path.open("rb") as file:
-            data = file.read(MAX_BYTES + 1)
+            data = bytearray()
+            while len(data) <= MAX_BYTES and (chunk := file.read(_CHUNK_BYTES)):
+                data += chunk  # one read of all that is allowed would take that much memory for any file
     except FileNotFoundError:
         raise ManifestError("no such file", path=source) from None
     except IsADirectoryError:
@@ -121,7 +124,7 @@ def _read_bytes(path: Path, source: str, what: str) -> bytes:
             path=source,
             hint="put the targets into an inventory file",
         )
-    return data
+    return bytes(data)
 
 
 def _decode(data: bytes, source: str) -> str:

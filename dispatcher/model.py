@@ -59,7 +59,26 @@ TRANSITIONS: dict[BatchState, frozenset[BatchState]] = {
     # A cancelled device that returns to the manifest is re-cut out of its cancelled batch.
     BatchState.CANCELLED: frozenset({BatchState.SPLIT}),
 }
-"""Every legal move; what is absent is a bug. The SQL `CHECK` and the docs are tested against it."""
+"""Every legal move of a run; what is absent is a bug. The SQL `CHECK` and the docs are tested against it."""
+
+RECONCILE_MOVES: dict[BatchState, frozenset[BatchState]] = {
+    # Its task was found; it is cut by the tasks of its devices; nothing came of it; its devices have left the
+    # manifest and nothing came of it; or it stays, with the evidence.
+    BatchState.IN_DOUBT: frozenset(
+        {
+            BatchState.ACCEPTED,
+            BatchState.SPLIT,
+            BatchState.PLANNED,
+            BatchState.CANCELLED,
+            BatchState.IN_DOUBT,
+        }
+    ),
+    # The service had answered *not created*, and there is a task.
+    BatchState.REJECTED: frozenset({BatchState.ACCEPTED}),
+    # Another runner had sent it, or some of it.
+    BatchState.CANCELLED: frozenset({BatchState.ACCEPTED, BatchState.SPLIT}),
+}
+"""Every legal move of a reconcile, by what the service lists. What is accepted is never moved."""
 
 DEVICE_CLASSES = ("accepted", "rejected", "in_doubt", "pending", "cancelled")
 """What users see. Every planned device is in exactly one, and they sum to the plan."""
@@ -98,6 +117,9 @@ class Kind(enum.Enum):
     DENIED = "denied"  # AccessDenied, bad credentials, bad signature
     EXPIRED = "expired"  # the service says that the credentials have expired
     NO_CREDENTIALS = "no_credentials"  # none at hand that are valid: nothing was sent
+
+    # Members are single: their identity will do, and six look-ups a call need no Python frame each.
+    __hash__ = object.__hash__
 
 
 FACTS: dict[Kind, tuple[Created, Pace]] = {
@@ -205,6 +227,36 @@ class Outcome(msgspec.Struct, frozen=True, gc=False):
     resend: Resend = Resend.ALLOWED
     targets: tuple[str, ...] = ()
     """The batch's device ids, for events; not written, since the plan has them."""
+
+
+class FoundTask(msgspec.Struct, frozen=True):
+    """A task that the service lists."""
+
+    task_id: str
+    task_arn: str | None = None
+    token: str | None = None
+    """The client token that its tag names."""
+    targets: tuple[str, ...] = ()
+    """In ascending order; empty until it was described."""
+    created_at: float | None = None
+    """Unix seconds by our clock; None until it was described."""
+
+
+class Part(msgspec.Struct, frozen=True):
+    """Some devices of a batch and what becomes of them: accepted, in doubt, planned or cancelled."""
+
+    targets: tuple[str, ...]
+    state: BatchState
+    task: FoundTask | None = None
+
+
+class Ruling(msgspec.Struct, frozen=True):
+    """What a reconcile makes of one batch: one part is the whole of it, several take its place."""
+
+    batch: int
+    parts: tuple[Part, ...]
+    message: str | None = None
+    """The evidence about what stays in doubt."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,25 +13,26 @@ Whatever is refused is refused before the lease is taken over or a byte is chang
 
 from __future__ import annotations
 
+import contextlib
 import time
 import uuid
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
-from dispatcher.checkpoint.base import Checkpoint, Plan
+from dispatcher.checkpoint.base import Plan
 from dispatcher.checkpoint.lease import Holder, Locks, check_holder, lock_paths, this_holder
 from dispatcher.checkpoint.registry import Marker, Record, Registry
 from dispatcher.checkpoint.sqlite import SqliteCheckpoint
 from dispatcher.diff import Diff, check_removals, diff, edit_words
 from dispatcher.errors import CheckpointError, PlanMismatch
-from dispatcher.hints import adding, resume
+from dispatcher.hints import adding, reconcile
 from dispatcher.inventory import open_inventory
-from dispatcher.locate import OrphanedWal, binds, is_older, is_unplanned, stored_plan
-from dispatcher.model import Counts, Lane
+from dispatcher.locate import OrphanedWal, binds, check_newest, is_older, is_unplanned, stored_plan
+from dispatcher.model import Lane
 from dispatcher.plan import Fold, cut
+from dispatcher.prepared import Prepared
 from dispatcher.spool import SortedSpool
 
 if TYPE_CHECKING:
@@ -40,26 +41,6 @@ if TYPE_CHECKING:
     from dispatcher.intent import Intent
     from dispatcher.inventory import InventoryReader, InventoryReport
     from dispatcher.settings import Resolved
-
-
-@dataclass(slots=True)
-class Prepared:
-    """A run that may be sent: leased, planned, with its registry record."""
-
-    checkpoint: Checkpoint
-    plan: Plan
-    marker: Marker
-    locks: Locks
-    counts: Counts
-    is_resumed: bool = False
-    notes: list[str] = field(default_factory=list)
-    """Sentences for the operator: planned anew, edited, rebuilt, taken over."""
-    diff: dict[str, int] | None = None
-
-    def close(self) -> None:
-        """Give files and locks back; the lease row is the caller's to release."""
-        self.checkpoint.close()
-        self.locks.release()
 
 
 class Preparation:
@@ -104,7 +85,8 @@ class Preparation:
         except BaseException:
             if checkpoint is not None:
                 is_empty = not is_there and is_unplanned(checkpoint)
-                checkpoint.close()
+                with contextlib.suppress(CheckpointError):  # the first error is the one to tell
+                    checkpoint.close()
                 if is_empty:
                     path.unlink(missing_ok=True)  # a refusal leaves nothing that looks like a run
             orphan.put_back()
@@ -155,7 +137,7 @@ class Preparation:
         old = self._registry.get(intent.run)
         if old is not None and old.first_sent_at is not None:
             # The old plan binds nothing; say so first, or a kill in between would leave two truths.
-            self._registry.put(msgspec.structs.replace(old, first_sent_at=None, claims=0, mark=0))
+            self._registry.put(msgspec.structs.replace(old, first_sent_at=None, commits=0, mark=0))
         fold, report = self._write(intent, checkpoint, inventory, digest)
         if fold.duplicates:
             self._notes.append(f"{fold.duplicates} duplicate rows folded")
@@ -231,10 +213,12 @@ class Preparation:
             state = "is older than what the registry remembers" if has_plan else "is gone"
             raise CheckpointError(
                 f"the checkpoint of run {intent.run} {state} and cannot be rebuilt: {why}",
-                hint=f"was {last} moved? Put it back; `dispatcher reconcile` (to come) will ask the service",
+                hint=f"was {last} moved? Put it back; if it is lost: {reconcile()}",
             )
         self._check_holder(checkpoint)
         stored = checkpoint.plan() if has_plan else None
+        if stored is not None:
+            checkpoint.check_pages(thoroughly=True)  # pages of different ages may lie beside each other
         if stored is None or stored.plan_id != record.plan_id:
             if stored is not None and binds(checkpoint):
                 raise CheckpointError(
@@ -242,7 +226,7 @@ class Preparation:
                     hint=f"put the checkpoint of {last} back, or give --run-key to begin a new run",
                 )
             self._write(intent, checkpoint, inventory, digest, rebuilt=True)
-        checkpoint.acquire(_encoded(this_holder()), now=self._now())
+        checkpoint.acquire(encoded(this_holder()), now=self._now())
         checkpoint.doubt_up_to(record.mark, record.first_sent_at, now=self._now())
         self._notes.append(
             f"the checkpoint was {'older than the registry' if has_plan else 'lost'}: rebuilt, and every"
@@ -275,7 +259,7 @@ class Preparation:
                 selection_digest=intent.selection_digest,
                 bad_rows=report.bad_rows,
             )
-            checkpoint.acquire(_encoded(this_holder()), now=self._now())
+            checkpoint.acquire(encoded(this_holder()), now=self._now())
             self._remember(checkpoint, edited, is_recut=changes > 0)  # first: a crash must not find it unsaid
             checkpoint.edit(edited, work=found.work(), added=cut(found.new_blocks()), now=self._now())
         finally:
@@ -297,16 +281,18 @@ class Preparation:
         try:
             checkpoint = SqliteCheckpoint.open(path)
             plan = stored_plan(checkpoint)
-            self._check_resumable(plan, checkpoint)
+            self._check_place(plan)
+            check_newest(checkpoint, path, plan, self._registry.get(plan.run))
             self._check_holder(checkpoint)
             return self._lease(checkpoint, locks, is_resumed=True)
         except BaseException:
             if checkpoint is not None:
-                checkpoint.close()
+                with contextlib.suppress(CheckpointError):
+                    checkpoint.close()
             locks.release()
             raise
 
-    def _check_resumable(self, plan: Plan, checkpoint: SqliteCheckpoint) -> None:
+    def _check_place(self, plan: Plan) -> None:
         asked = self._settings
         for what in ("endpoint_url", "region"):
             now, then = getattr(asked, what), getattr(plan, what)
@@ -315,15 +301,6 @@ class Preparation:
                     f"run {plan.run} was planned for {what} {then or 'of AWS'}, not {now}",
                     hint=f"resume it without that (origin: {asked.origins[what]}), or give another --run-key",
                 )
-        record = self._registry.get(plan.run)
-        if record is None or record.first_sent_at is None or not is_older(checkpoint, plan, record):
-            return
-        last = Path(record.checkpoint)
-        newer = f"use the newer one: {resume(str(last))}" if last != checkpoint.path else None
-        raise CheckpointError(
-            f"{checkpoint.path} is older than what the registry remembers of run {plan.run}",
-            hint=newer or "run its manifest again: it may be rebuilt",
-        )
 
     # both
 
@@ -351,7 +328,7 @@ class Preparation:
         is_resumed: bool,
         limits: dict[str, int | float] | None = None,
     ) -> Prepared:
-        checkpoint.acquire(_encoded(this_holder()), now=self._now())
+        checkpoint.acquire(encoded(this_holder()), now=self._now())
         plan = stored_plan(checkpoint)
         if limits is not None and limits != plan.limits:
             plan = msgspec.structs.replace(plan, limits=limits)
@@ -373,6 +350,8 @@ class Preparation:
         old = self._registry.get(plan.run)
         standing = checkpoint.standing()
         was_sent = old is not None and (old.plan_id == plan.plan_id or plan.rebuilt)
+        is_new = standing.mark == 0 and not was_sent
+        planned = checkpoint.last_number() if is_new else old.planned if old and was_sent else 0
         record = Record(
             run=plan.run,
             checkpoint=str(checkpoint.path),
@@ -385,16 +364,20 @@ class Preparation:
             region=plan.region,
             planned_at=plan.planned_at,
             first_sent_at=old.first_sent_at if old and was_sent else None,
-            claims=standing.claims,
+            commits=standing.commits,
             mark=standing.mark,
             is_recut=is_recut or bool(old and was_sent and old.is_recut),
+            planned=0 if is_recut else planned,
+            # A claim that a crash kept from the registry is a doubt by now, and resent without a new claim.
+            reached=max(old.reached if old and was_sent else 0, checkpoint.highest_outcome(planned)),
         )
-        if record.first_sent_at is None and standing.claims:
+        if record.first_sent_at is None and standing.mark:
             record = msgspec.structs.replace(record, first_sent_at=plan.planned_at)
         if record != old:
             self._registry.put(record)
         return record
 
 
-def _encoded(holder: Holder) -> str:
+def encoded(holder: Holder) -> str:
+    """Return a holder as the lease keeps it."""
     return msgspec.json.encode(holder).decode()

@@ -51,7 +51,7 @@ class Pulser:
 
     def pulse(self) -> Pulse:
         """Return how this process fares now."""
-        progress = self._progress
+        progress, pace = self._progress, self._rate.snapshot()
         return Pulse(
             began_at=self._began_at,
             calls=progress.calls,
@@ -59,7 +59,10 @@ class Pulser:
             retried=progress.retried,
             faults=progress.faults,
             in_flight=progress.in_flight,
-            rate_per_s=round(self._rate.rate_per_s, 3),
+            rate_per_s=round(pace.rate_per_s, 3),
+            rate_state=pace.state.value,
+            rate_why=pace.why(),
+            service_per_s=None if pace.service_per_s is None else round(pace.service_per_s, 3),
             ceiling_per_s=self._ceiling_per_s,
             lane_state=self._lane.state.value,
             lane_reason=self._lane.reason,
@@ -68,8 +71,8 @@ class Pulser:
 
     async def beat(self) -> None:
         """Write it down. Raises `DispatcherError` where the checkpoint failed."""
-        learnt = self._rate.rate_per_s if self._rate.snapshot().cuts else None
-        await self._writer.learn(rate=learnt, pulse=self.pulse())  # uncut, it is the ceiling or on its way
+        learnt = self._rate.snapshot().service_per_s
+        await self._writer.learn(rate=learnt, pulse=self.pulse())
 
     async def beat_until_cancelled(self, every_s: float) -> None:
         """Beat every `every_s` seconds; a checkpoint that fails ends it, and the writer tells the engine."""

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from dispatcher.checkpoint.reading import SqliteReader
-from dispatcher.locate import stored_plan
+from dispatcher.checkpoint.registry import Registry
+from dispatcher.errors import CheckpointError
+from dispatcher.locate import lost_commits, stored_plan
 from dispatcher.model import BatchState, Receipt
 from dispatcher.plan import ClientTokens
 from dispatcher.redact import inert
@@ -74,6 +76,22 @@ def instant(unix_s: float | None) -> str | None:
         return None
     when = datetime.datetime.fromtimestamp(unix_s, datetime.UTC)
     return when.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def read_lost_commits(path: Path, state_dir: Path) -> str | None:
+    """Return what to tell whoever reads this checkpoint if the state folder knows of later commits."""
+    reader = open_reader(path)
+    try:
+        plan = reader.plan()
+        if plan is None:
+            return None
+        try:
+            record = Registry(state_dir).get(plan.run)
+        except CheckpointError as error:
+            return f"nobody can tell whether {path} is the newest state of its run: {error}"
+        return lost_commits(plan.run, path, reader, record)
+    finally:
+        reader.close()
 
 
 def open_reader(path: Path) -> SqliteReader:

@@ -19,7 +19,8 @@ from dispatcher.model import DEVICE_CLASSES, MAX_TARGETS, BatchState, Summary
 from dispatcher.observe import BatchSettled, Hooks, Progress, RunEnded, RunStarted
 from dispatcher.plan import ClientTokens
 from dispatcher.policy.lane import LanePolicy, LaneState
-from dispatcher.policy.rate_control import Aimd, FixedRate, RateController
+from dispatcher.policy.rate_control import Aimd, FixedRate, RateController, RateSnapshot
+from dispatcher.policy.rate_learner import RateLearner
 from dispatcher.policy.retry import RetryQuota
 from dispatcher.policy.token_bucket import TokenBucket
 from dispatcher.policy.token_window import TokenWindow
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from dispatcher.checkpoint.base import Plan
     from dispatcher.clock import Clock
     from dispatcher.model import Counts, Outcome
-    from dispatcher.prepare import Prepared
+    from dispatcher.prepared import Prepared
     from dispatcher.settings import Resolved
     from dispatcher.transport.base import Transport
 
@@ -65,6 +66,7 @@ class Run:
         self._hooks = hooks
         self._clock = clock
         self._engine: Engine | None = None
+        self._rate: RateController | None = None
         self._drain_code: int | None = None
         self._last = prepared.counts, 0
         self._is_closed = False
@@ -87,6 +89,13 @@ class Run:
         return self._prepared.is_resumed
 
     @property
+    def may_be_known_elsewhere(self) -> bool:
+        """Whether nothing here tells of a call of this run, and the service could be asked for one."""
+        counts = self.counts
+        unknown = not (counts.accepted or counts.in_doubt or counts.rejected)
+        return unknown and self.plan.system_tags and self._settings.reconcile
+
+    @property
     def account(self) -> str | None:
         """The account the run belongs to, as far as it is known."""
         return self.plan.account or self._prepared.checkpoint.standing().account
@@ -102,6 +111,11 @@ class Run:
         devices = self.counts.pending + self.counts.in_doubt
         devices = min(devices, self._settings.limit or devices)
         return round(-(-devices // MAX_TARGETS) / self._settings.rate_per_s, 1)
+
+    @property
+    def pace(self) -> RateSnapshot | None:
+        """What is believed of the service's rate; None before anything is sent."""
+        return None if self._rate is None else self._rate.snapshot()
 
     def is_complete(self) -> bool:
         """Whether nothing is pending and nothing is in doubt that may still be resent."""
@@ -127,11 +141,13 @@ class Run:
             prepared.checkpoint,
             clock=clock,
             offload=offload,
-            mark=lambda batches: prepared.marker.claimed(batches, now=clock.wall()),
+            mark=lambda claimed: prepared.marker.committed(
+                claimed, commits=prepared.checkpoint.standing().commits, now=clock.wall()
+            ),
             on_durable=self._settled,
             on_failure=lambda error: self._engine.fail(error) if self._engine else None,
         )
-        rate = _rate_controller(settings, prepared.checkpoint.standing().learned_rate, clock)
+        rate = self._rate = _rate_controller(settings, prepared.checkpoint.standing().learned_rate, clock)
         lane = LanePolicy(
             patience_s=settings.patience_s,
             max_in_flight=settings.max_in_flight,
@@ -363,7 +379,9 @@ class Run:
 def _rate_controller(settings: Resolved, learned: float | None, clock: Clock) -> RateController:
     if settings.rate_control == "fixed":
         return FixedRate(settings.rate_per_s)
-    return Aimd(settings.rate_per_s, start_per_s=learned, now_s=clock.monotonic())
+    if settings.rate_control == "aimd":
+        return Aimd(settings.rate_per_s, learned)
+    return RateLearner(settings.rate_per_s, learned, share=settings.share, now_s=clock.monotonic())
 
 
 def resume_hint(run: str) -> str:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from dispatcher.clock import Clock
     from dispatcher.flight import Flight
     from dispatcher.policy.lane import LanePolicy
-    from dispatcher.policy.rate_control import RateController
+    from dispatcher.policy.rate_control import Departure, RateController
     from dispatcher.policy.retry import RetryQuota
     from dispatcher.policy.token_window import TokenWindow
     from dispatcher.transport.base import Transport
@@ -83,6 +83,8 @@ class Sender:
 
     def may_send(self, flight: Flight) -> bool:
         """Tell whether an attempt now is inside the token window."""
+        if flight.doubt_at is None:  # nearly always: nothing can have come of it, so no window has begun
+            return True
         now_s = self._clock.monotonic()
         elapsed = None if flight.doubt_s is None else now_s - flight.doubt_s
         return self._window.is_open(flight.doubt_at, self._clock.wall(), elapsed)
@@ -91,11 +93,13 @@ class Sender:
         """Take a slot's permit for `flight`, as the gate's holder; False when interrupted or too late."""
         if not self.may_send(flight):
             return False
-        await self._check_lease(flight)
+        if self._is_claimed_long_ago(flight):
+            await self._check_lease(flight)
         if not await self._admission.permit():
             return False
         try:
-            await self._check_lease(flight)  # the machine may have slept while it waited
+            if self._is_claimed_long_ago(flight):  # the machine may have slept while it waited
+                await self._check_lease(flight)
             is_open = self.may_send(flight)
         except BaseException:
             self._admission.refund()
@@ -106,19 +110,23 @@ class Sender:
         self._admission.depart()
         return True
 
-    async def _check_lease(self, flight: Flight) -> None:
-        """See that the lease still holds where the claim is old, or a clock says that it may be.
+    def _is_claimed_long_ago(self, flight: Flight) -> bool:
+        """Whether the claim is old, or a clock says that it may be.
 
         The monotonic clock stands still while a machine sleeps, and another host may have taken over.
         """
         now_s, now = self._clock.monotonic(), self._clock.wall()
-        if now_s - flight.claimed_s > LEASE_AGE_S or not 0 <= now - flight.claimed_at <= LEASE_AGE_S:
-            await self._writer.check_lease()
-            flight.claimed_s, flight.claimed_at = self._clock.monotonic(), self._clock.wall()
+        return now_s - flight.claimed_s > LEASE_AGE_S or not 0 <= now - flight.claimed_at <= LEASE_AGE_S
+
+    async def _check_lease(self, flight: Flight) -> None:
+        """See that the lease still holds."""
+        await self._writer.check_lease()
+        flight.claimed_s, flight.claimed_at = self._clock.monotonic(), self._clock.wall()
 
     async def send(self, flight: Flight, *, probe: bool = False) -> Answer:
         """Make the attempt that `permit` allowed."""
         sent_at, sent_s = self._clock.wall(), self._clock.monotonic()
+        departure = self._rate.departed(sent_s)
         progress = self._progress
         progress.calls += 1
         if flight.attempts:
@@ -128,11 +136,12 @@ class Sender:
             answer = await self._transport.create_task(flight.batch.targets, flight.client_token)
         finally:
             self._admission.arrive()
+            progress.in_flight = self._admission.in_flight
         if answer.kind is Kind.NO_CREDENTIALS:
             self._unsent(flight, answer)
             return answer
         flight.returned(answer, sent_at=sent_at, sent_s=sent_s, probe=probe)
-        self._learn(answer, sent_s)
+        self._learn(answer, departure)
         if self._tell_call is not None:
             self._tell_call(self._call(flight, answer, sent_at, sent_s))
         if answer.created is Created.YES:
@@ -158,7 +167,7 @@ class Sender:
         flight.unsent(answer)
         self.observe(answer)
 
-    def _learn(self, answer: Answer, sent_s: float) -> None:
+    def _learn(self, answer: Answer, departure: Departure) -> None:
         now_s = self._clock.monotonic()
         pace = answer.pace
         if pace is Pace.THROTTLE:
@@ -167,7 +176,7 @@ class Sender:
             self._progress.faults += 1
         elif pace is Pace.OK:
             self._quota.succeeded()
-        rate = self._rate.observe(now_s, pace, sent_at_s=sent_s)
+        rate = self._rate.observe(now_s, pace, departure)
         if rate != self._progress.rate_per_s:
             self._admission.set_rate(rate)
             self._progress.rate_per_s = rate
@@ -247,7 +256,7 @@ class Sender:
                 self._admission.arrive()
         except DispatcherError:
             return  # the writer keeps its failure, and the engine stops for it
-        if view is None:
+        if isinstance(view, Answer):
             return
         skew_s = view.service_now - self._clock.wall() if view.service_now is not None else 0.0
         if view.created_at - skew_s < self._plan.planned_at - REPLAY_SLACK_S:

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
 ENV_PREFIX = "DISPATCHER_"
-TRANSPORTS = ("auto", "aiobotocore")
-RATE_CONTROLS = ("aimd", "fixed")
+TRANSPORTS = ("auto", "aiobotocore", "wire")
+RATE_CONTROLS = ("learn", "aimd", "fixed")
 
 _COUNT = number("a whole number of 0 or more", lambda n: n >= 0, whole=True)
 _SCHEMA = Section(
@@ -48,6 +48,8 @@ _SCHEMA = Section(
         "limit": number("a whole number of at least 1", lambda n: n >= 1, whole=True),
         "transport": text_rule(one_of(TRANSPORTS)),
         "rate_control": text_rule(one_of(RATE_CONTROLS)),
+        "reconcile": flag,
+        "assume_absent": flag,
         "accept_removals": _COUNT,
         "skip_bad_rows": flag,
         "take_over": flag,
@@ -59,13 +61,15 @@ _SCHEMA = Section(
 )
 _DEFAULTS: dict[str, Any] = {
     "rate_per_s": 10.0,
+    "share": 1.0,
     "burst": 10,
     "max_in_flight": 64,
     "attempt_timeout_s": 10.0,
     "max_attempts": 8,
     "patience_s": 3600.0,
     "transport": "auto",
-    "rate_control": "aimd",
+    "rate_control": "learn",
+    "reconcile": True,
     "accept_removals": 0,
     "skip_bad_rows": False,
     "take_over": False,
@@ -78,6 +82,9 @@ MAX_NAME_BYTES = 255
 TOKEN_WINDOW_S = {Command.REBOOT: 600.0, Command.UNLOCK: 21_600.0}
 """A second reboot harms, a second unlock does not; no service of this family publishes less than 60 s,
 and most publish 8 hours."""
+
+ASSUME_ABSENT = {Command.REBOOT: False, Command.UNLOCK: True}
+"""A reboot is sent at most once, an unlock at least once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +100,8 @@ class Settings:
     run_key: str | None = None
     rate_per_s: float | None = None
     """Ceiling in calls per second; the controller learns below it."""
+    share: float | None = None
+    """The part of what the service was found to allow that is used; the rest is left to others."""
     burst: int | None = None
     max_in_flight: int | None = None
     attempt_timeout_s: float | None = None
@@ -103,6 +112,10 @@ class Settings:
     """At most so many devices that were not sent before, then stop."""
     transport: str | None = None
     rate_control: str | None = None
+    reconcile: bool | None = None
+    """Whether `run` and `resume` ask the service about what they may not send again."""
+    assume_absent: bool | None = None
+    """Whether a task that the service does not list is taken for never created; None: by the command."""
     accept_removals: int | None = None
     skip_bad_rows: bool | None = None
     take_over: bool | None = None
@@ -181,6 +194,7 @@ class Settings:
         origins = dict.fromkeys(_SCHEMA.rules, "default")
         values.update(_DEFAULTS)
         values["token_window_s"] = TOKEN_WINDOW_S[command]
+        values["assume_absent"] = ASSUME_ABSENT[command]
         layers = [self.below, _of_manifest(manifest) if manifest else _of_plan(stored or {})]
         layers.append(
             {
@@ -209,6 +223,7 @@ class Resolved:
     checkpoint: Path | None
     run_key: str | None
     rate_per_s: float
+    share: float
     burst: int
     max_in_flight: int
     attempt_timeout_s: float
@@ -218,6 +233,8 @@ class Resolved:
     limit: int | None
     transport: str
     rate_control: str
+    reconcile: bool
+    assume_absent: bool
     accept_removals: int
     skip_bad_rows: bool
     take_over: bool
@@ -297,6 +314,8 @@ def _place(given: str | Path, key: str, origins: Mapping[str, str]) -> Path:
         raise UsageError(f"{where}: {shown(str(given))} begins in a home folder that is not known") from None
     except OSError as error:  # a relative path, and the working folder is gone
         raise UsageError(f"{where}: {shown(str(given))} cannot be found: {error.strerror}") from error
+    if key != "state_dir" and not path.name:
+        raise UsageError(f"{where}: {shown(str(given))} names no file", hint="name another place")
     above = is_there if key == "state_dir" else path.parent
     if os.path.lexists(above) and not os.path.isdir(above):  # noqa: PTH112 - Path's own raises without access
         raise UsageError(f"{where}: {above} is not a folder", hint="name another place")

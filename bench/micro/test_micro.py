@@ -10,6 +10,9 @@ import itertools
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from botocore.auth import SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import ReadOnlyCredentials
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 from prometheus_client import CollectorRegistry, generate_latest
@@ -22,11 +25,12 @@ from dispatcher.metrics import Metrics
 from dispatcher.model import BatchState, Lane, Outcome, Pace
 from dispatcher.observe import Call, Hooks, Progress
 from dispatcher.plan import ClientTokens, cut
-from dispatcher.policy.rate_control import Aimd
+from dispatcher.policy.rate_learner import RateLearner
 from dispatcher.policy.token_bucket import TokenBucket
 from dispatcher.settings import Settings
 from dispatcher.tracing import RunTrace
 from dispatcher.transport.base import answer_for
+from dispatcher.transport.sigv4 import Signer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -61,14 +65,15 @@ def test_token_bucket_reserve(benchmark: Any) -> None:
     assert benchmark(lambda: bucket.reserve(next(instants))) == 0.0
 
 
-def test_aimd_observes_an_acceptance(benchmark: Any) -> None:
-    """One accepted call taken in by the rate controller, latency 50 ms."""
+def test_the_learner_observes_an_acceptance(benchmark: Any) -> None:
+    """One call that leaves, and an accepted one taken in by the rate controller, latency 50 ms."""
     instants = itertools.count(1.0, 0.001)
-    rate = Aimd(1000.0, start_per_s=900.0, now_s=0.0)
+    rate = RateLearner(1000.0, 900.0, now_s=0.0)
 
     def observe() -> float:
         now_s = next(instants)
-        return rate.observe(now_s, Pace.OK, sent_at_s=now_s - 0.05)
+        _, number = rate.departed(now_s)
+        return rate.observe(now_s, Pace.OK, (now_s - 0.05, number - 50))
 
     assert benchmark(observe) > 0
 
@@ -180,3 +185,24 @@ def test_a_span(benchmark: Any) -> None:
     trace.set_tracer_provider(TracerProvider())  # once a process: this is the only one that does
     spans = RunTrace(PLAN)
     benchmark(lambda: spans.call(Call(**CALL, elapsed_s=0.05)))
+
+
+def test_signing_a_call(benchmark: Any) -> None:
+    """What `transport.sigv4` takes for one request, its key and second known already."""
+    signer = Signer(
+        host="h", path="/task", headers={"Content-Type": "application/json"}, region="us-west-2", service="s"
+    )
+    benchmark(signer.sign, ReadOnlyCredentials("AK", "SK", "T"), 1_700_000_000, b"x" * 400)
+
+
+def test_signing_a_call_with_the_sdk(benchmark: Any) -> None:
+    """The same by botocore's signer, its request object made anew as it is for each call."""
+    key = ReadOnlyCredentials("AK", "SK", "T")
+
+    def sign() -> None:
+        request = AWSRequest(
+            "POST", "https://h/task", headers={"Content-Type": "application/json"}, data=b"x"
+        )
+        SigV4Auth(key, "s", "us-west-2").add_auth(request)
+
+    benchmark(sign)

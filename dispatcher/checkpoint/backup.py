@@ -37,15 +37,19 @@ class Backup:
     """Of the copy, which may be a moment older than the run."""
 
 
-def back_up(checkpoint: Path, target: Path) -> Backup:
+def back_up(checkpoint: Path, target: Path, *, any_sums: bool = False) -> Backup:
     """Copy the checkpoint file `checkpoint` to `target`: a new file, or a folder for a `RUN.db` in it.
+
+    With `any_sums` its pages' sums are not verified, and the copy gets new ones.
 
     Raises:
         UsageError: `target` exists, or its folder does not.
         CheckpointError: the checkpoint cannot be read or the copy not written; nothing is left behind.
     """
-    reader = SqliteReader.open(checkpoint, read_only=True)
+    reader = SqliteReader.open(checkpoint, read_only=True, any_sums=any_sums)
     try:
+        if any_sums:
+            reader.check_pages(thoroughly=True)
         plan = reader.plan()
         if plan is None:
             raise UsageError(

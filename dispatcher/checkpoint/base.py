@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Sequence
     from contextlib import AbstractContextManager
 
-    from dispatcher.model import Batch, Counts, Doubt, Lane, Outcome
+    from dispatcher.model import Batch, Counts, Doubt, FoundTask, Lane, Outcome, Ruling
 
 TOKEN_VERSION = 1
 """The client token algorithm of new plans; stored, so that an upgrade in mid-run changes nothing."""
@@ -62,6 +62,12 @@ class Pulse(msgspec.Struct, frozen=True, kw_only=True):
     in_flight: int
     rate_per_s: float
     """Calls per second that the rate controller allows now."""
+    rate_state: str = ""
+    """What the controller is at; empty in what an older version wrote."""
+    rate_why: str = ""
+    """Why it is not faster, for people."""
+    service_per_s: float | None = None
+    """What the service was found to allow; None where it has never throttled."""
     ceiling_per_s: float
     lane_state: str
     lane_reason: str | None = None
@@ -75,7 +81,8 @@ class Standing(NamedTuple):
     epoch: int
     holder: str | None
     heartbeat_at: float
-    claims: int
+    commits: int
+    """Fenced transactions so far: a file that has seen fewer than the registry has lost some."""
     mark: int
     account: str | None
     learned_rate: float | None
@@ -134,7 +141,17 @@ class Stored(Protocol):
     def newest_doubt(self) -> float | None:
         """Return the latest first sending among doubts that a resume may resend."""
 
-    def rows(self) -> Iterator[Row]:
+    def last_number(self) -> int:
+        """Return the highest batch number there is, 0 without a batch."""
+
+    def doubt_kinds(self, open_since: float) -> dict[str, tuple[int, float]]:
+        """Return devices in doubt, and their earliest first sending, by what may become of them.
+
+        `resendable`: first sent after `open_since`, so inside the token window; `expired`: before it;
+        `held`: only a reconcile may settle them.
+        """
+
+    def rows(self, *, after: int = 0) -> Iterator[Row]:
         """Yield every batch that stands for devices (split ones do not), by number, with flat memory."""
 
     def close(self) -> None: ...
@@ -183,8 +200,18 @@ class Checkpoint(Stored, Protocol):
     def doubts(self, *, after: int, limit: int) -> list[Doubt]:
         """Return batches in doubt that this epoch may resend, in order of number, from `after` on."""
 
-    def doubt_up_to(self, mark: int, first_sent_at: float, *, now: float) -> None:
-        """Put every unsettled batch up to `mark` in doubt: an earlier runner may have sent it."""
+    def doubt_up_to(self, mark: int, first_sent_at: float, *, now: float, held: bool = False) -> None:
+        """Put every unsettled batch up to `mark` in doubt: an earlier runner may have sent it.
+
+        With `held` none of them is resent: what was sent may have been cut otherwise, under other tokens.
+        """
+
+    def rule(self, rulings: Sequence[Ruling], *, strays: Sequence[FoundTask] = (), now: float) -> None:
+        """Carry a reconcile's rulings out, in one transaction.
+
+        `strays` are tasks of the run whose devices no batch holds: each becomes an accepted batch, so that
+        its devices are never sent if a manifest names them again.
+        """
 
     def edit(
         self,

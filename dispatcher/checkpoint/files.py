@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 _COMPANIONS = ("-wal", "-shm", "-journal")
 """SQLite reads them as part of the database."""
-_DAMAGED_HINT = "keep the file as evidence, restore a backup or give another --checkpoint"
+DAMAGED_HINT = "keep the file as evidence, restore a backup or give another --checkpoint"
 _NETWORK_TYPES = frozenset(
     {"nfs", "nfs4", "cifs", "smb3", "smbfs", "ncpfs", "afs", "ceph", "lustre", "fuse.sshfs", "fuse.glusterfs"}
 )
@@ -46,22 +46,33 @@ def explained(path: Path | str) -> Iterator[None]:
     except (apsw.NotADBError, apsw.CorruptError) as error:
         raise CheckpointCorrupt(
             f"{path} is damaged or is not a dispatcher checkpoint ({error})",
-            hint=_DAMAGED_HINT,
+            hint=DAMAGED_HINT,
         ) from error
     except apsw.BusyError as error:
         raise CheckpointLeased(
             f"{path} is locked by another program", hint="close what has it open"
         ) from error
     except (apsw.IOError, apsw.PermissionsError, apsw.AuthError) as error:
+        if getattr(error, "extendedresult", None) == apsw.SQLITE_IOERR_DATA:
+            raise wrong_sum(path) from error
         raise CheckpointIo(f"I/O error on {path}: {error}", hint="check the disk before resuming") from error
     except apsw.SQLError as error:
         raise CheckpointCorrupt(f"{path} is not a checkpoint of this version ({error})") from error
     except UnicodeDecodeError as error:
-        raise CheckpointCorrupt(f"{path} is damaged ({error})", hint=_DAMAGED_HINT) from error
+        raise CheckpointCorrupt(f"{path} is damaged ({error})", hint=DAMAGED_HINT) from error
     except apsw.Error as error:  # a CHECK that held, misuse, no memory: nobody may take it for a success
         raise CheckpointError(f"{path} cannot be used ({type(error).__name__}: {error})") from error
     except OSError as error:
         raise io_error(path, error) from error
+
+
+def wrong_sum(path: Path | str) -> CheckpointCorrupt:
+    """Explain a page whose sum does not fit."""
+    return CheckpointCorrupt(
+        f"{path} is damaged (a page does not have the sum it was written with)",
+        hint=f"{DAMAGED_HINT}; if another program's SQLite wrote to it, `dispatcher backup --any-sums`"
+        " makes a copy to go on with",
+    )
 
 
 def io_error(path: Path | str, error: OSError) -> CheckpointError:
@@ -103,8 +114,7 @@ def private_folder(path: Path) -> Path:
     with explained(path):
         if not path.is_dir():
             # mkdir's own `parents` would give the folders above the umask's mode.
-            if path.parent != path:
-                private_folder(path.parent)
+            private_folder(path.parent)
             path.mkdir(mode=0o700, exist_ok=True)
     return path
 

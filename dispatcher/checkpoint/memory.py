@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Sequence
 
     from dispatcher.checkpoint.base import Pulse
+    from dispatcher.model import FoundTask, Ruling
 
 
 _INTERRUPTED = "the process ended before an answer was recorded"
@@ -96,7 +97,10 @@ class MemoryCheckpoint:
         self._spans.clear()
         self._claims = ClaimBook()
         self._epoch = self._standing.epoch + 1
-        self._standing = self._standing._replace(epoch=self._epoch, holder=holder, heartbeat_at=now)
+        commits = self._standing.commits + 1
+        self._standing = self._standing._replace(
+            epoch=self._epoch, holder=holder, heartbeat_at=now, commits=commits
+        )
         return self._epoch
 
     def _doubt(self, number: int, first_sent_at: float, now: float, code: str, message: str) -> None:
@@ -108,17 +112,20 @@ class MemoryCheckpoint:
     def _fence(self, now: float) -> None:
         if self._standing.epoch != self._epoch:
             raise CheckpointLeased("another runner took the run over")
-        self._standing = self._standing._replace(heartbeat_at=now)
+        standing = self._standing
+        self._standing = standing._replace(heartbeat_at=now, commits=standing.commits + 1)
 
     @contextlib.contextmanager
     def together(self, *, now: float) -> Iterator[None]:
         self._fence(now)
         before = {name: copy.copy(value) for name, value in vars(self).items()}
+        commits = self._standing.commits
         try:
             yield
         except BaseException:
             vars(self).update(before)
             raise
+        self._standing = self._standing._replace(commits=commits)  # one transaction is one commit
 
     def release(self, *, now: float) -> None:
         self._fence(now)
@@ -157,7 +164,7 @@ class MemoryCheckpoint:
         for first, last in runs_of(sorted(numbers)):
             self._add_claim(Span(first, last, now))
         standing = self._standing
-        self._standing = standing._replace(claims=standing.claims + 1, mark=max(standing.mark, *numbers))
+        self._standing = standing._replace(mark=max(standing.mark, *numbers))
 
     def _add_claim(self, span: Span) -> None:
         self._spans[self._next_key] = span
@@ -171,6 +178,8 @@ class MemoryCheckpoint:
             self._add_claim(span)
 
     def give_back(self, numbers: Sequence[int], *, sent: Collection[int] = (), now: float) -> None:
+        if not numbers:
+            return
         self._fence(now)
         self._rewrite_claims(*self._claims.give_back(numbers))
         for number in sent:
@@ -234,11 +243,24 @@ class MemoryCheckpoint:
             default=None,
         )
 
-    def doubt_up_to(self, mark: int, first_sent_at: float, *, now: float) -> None:
+    def doubt_kinds(self, open_since: float) -> dict[str, tuple[int, float]]:
+        found: dict[str, tuple[int, float]] = {}
+        for number, kept in self._kept.items():
+            if kept.outcome.state is not BatchState.IN_DOUBT:
+                continue
+            first = kept.outcome.first_sent_at or 0.0
+            is_held = kept.held == 0 or number in self._removed
+            kind = "held" if is_held else "resendable" if first > open_since else "expired"
+            devices, earliest = found.get(kind, (0, first))
+            found[kind] = (devices + kept.outcome.devices, min(earliest, first))
+        return found
+
+    def doubt_up_to(self, mark: int, first_sent_at: float, *, now: float, held: bool = False) -> None:
         self._fence(now)
         for number in sorted(self._batches):
             if number <= mark and number not in self._kept:
                 self._doubt(number, first_sent_at, now, "Rebuilt", _REBUILT)
+                self._kept[number].held = 0 if held else None
         self._standing = self._standing._replace(mark=max(self._standing.mark, mark))
 
     def edit(
@@ -274,6 +296,33 @@ class MemoryCheckpoint:
         self._next_number += len(children)
         self._batches.update({child.number: child for child in children})
         self._settle(outcomes)
+
+    def rule(self, rulings: Sequence[Ruling], *, strays: Sequence[FoundTask] = (), now: float) -> None:
+        with self.together(now=now):
+            for ruling in rulings:
+                self._apply_ruling(ruling, now)
+            for task in strays:
+                batch = Batch(self._next_number, 0, 0, task.targets, None, False)
+                self._next_number += 1
+                self._batches[batch.number] = batch
+                self._settle([cutting.adopted(batch, task, now)])
+
+    def _apply_ruling(self, ruling: Ruling, now: float) -> None:
+        number = ruling.batch
+        if number in self._claims:
+            raise CheckpointError(f"batch {number} is on the wire; this is a bug")
+        parent, kept = self._batches[number], self._kept.get(number)
+        old, held = (kept.outcome, kept.held) if kept else (None, None)
+        made = cutting.ruled(ruling, parent, old, held, first=self._next_number, now=now)
+        self._kept.pop(number, None)
+        self._next_number += len(made.children)
+        self._batches.update({child.number: child for child in made.children})
+        if number in self._removed:
+            self._removed.update(made.parked)
+        if made.is_planned:
+            self._batches[number] = replace(parent, fresh=False)
+            self._removed.discard(number)
+        self._settle(made.outcomes)
 
     def amend(self, plan: Plan, *, now: float) -> None:
         self._fence(now)
@@ -325,8 +374,11 @@ class MemoryCheckpoint:
             len(row.targets) for row in self._all_rows() if row.removed and row.state == BatchState.REJECTED
         )
 
-    def rows(self) -> Iterator[Row]:
-        return (row for row in self._all_rows() if row.state != BatchState.SPLIT)
+    def last_number(self) -> int:
+        return max(self._batches, default=0)
+
+    def rows(self, *, after: int = 0) -> Iterator[Row]:
+        return (row for row in self._all_rows() if row.state != BatchState.SPLIT and row.number > after)
 
     def _all_rows(self) -> Iterator[Row]:
         for number, batch in sorted(self._batches.items()):

@@ -1,6 +1,9 @@
 -- name: fence
--- Checks the epoch and beats the heart in one row; no row changed means another runner took over.
-UPDATE run SET heartbeat_at = :now WHERE id = 1 AND epoch = :epoch
+-- Checks the epoch, beats the heart and counts the commit in one row; no row changed means another runner took over.
+UPDATE run SET heartbeat_at = :now, claims = claims + 1 WHERE id = 1 AND epoch = :epoch
+
+-- name: acquire
+UPDATE run SET epoch = epoch + 1, claims = claims + 1, holder = :holder, heartbeat_at = :now
 
 -- name: insert_batches
 INSERT INTO batch (number, lane, wave, parent, fresh, size, targets)
@@ -16,8 +19,8 @@ SELECT number, lane, wave, targets, parent, fresh FROM batch
 WHERE number > :after AND fresh = 0 AND NOT EXISTS (SELECT 1 FROM outcome WHERE outcome.batch = batch.number)
 ORDER BY number LIMIT :limit
 
--- name: count_claim
-UPDATE run SET claims = claims + 1, mark = max(mark, :last) WHERE id = 1
+-- name: raise_mark
+UPDATE run SET mark = max(mark, :last) WHERE id = 1
 
 -- name: insert_claims
 INSERT INTO claim (first, last, at, epoch) VALUES (?, ?, ?, ?)
@@ -46,8 +49,8 @@ GROUP BY b.number
 
 -- name: doubt_up_to
 -- The checkpoint was lost or is older than the registry's mark: all of it may have been sent.
-INSERT INTO outcome (batch, state, devices, attempts, first_sent_at, settled_at, code, message)
-SELECT b.number, 'in_doubt', b.size, 0, :first_sent_at, :now, 'Rebuilt', 'sent by an earlier runner whose checkpoint is lost'
+INSERT INTO outcome (batch, state, devices, attempts, first_sent_at, settled_at, code, message, held)
+SELECT b.number, 'in_doubt', b.size, 0, :first_sent_at, :now, 'Rebuilt', 'sent by an earlier runner whose checkpoint is lost', :held
 FROM batch b
 WHERE b.number <= :mark AND NOT EXISTS (SELECT 1 FROM outcome o WHERE o.batch = b.number)
 
@@ -93,6 +96,20 @@ SELECT b.number, b.lane, b.wave, b.targets, b.removed, o.state, o.attempts, o.fi
        EXISTS (SELECT 1 FROM claim c WHERE b.number BETWEEN c.first AND c.last), o.held
 FROM batch b LEFT JOIN outcome o ON o.batch = b.number
 WHERE o.state IS NOT 'split' AND b.number > :after ORDER BY b.number
+
+-- name: batch_with_outcome
+SELECT b.lane, b.wave, b.fresh, b.targets, o.state, o.devices, o.attempts, o.first_sent_at, o.settled_at,
+       o.task_id, o.task_arn, o.code, o.message, o.held
+FROM batch b LEFT JOIN outcome o ON o.batch = b.number WHERE b.number = :number
+
+-- name: park_like
+UPDATE batch SET removed = (SELECT removed FROM batch WHERE number = :parent) WHERE number = :child
+
+-- name: highest_outcome
+SELECT coalesce(max(batch), 0) FROM outcome WHERE batch <= :up_to
+
+-- name: last_number
+SELECT coalesce(max(number), 0) FROM batch
 
 -- name: settled_since
 SELECT count(*) FROM outcome WHERE settled_at > :since AND batch > (SELECT max(batch) FROM outcome) - 20000

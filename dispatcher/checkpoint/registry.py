@@ -2,13 +2,18 @@
 
 The checkpoint is the truth, but a checkpoint can be deleted, moved, or restored from last week's backup,
 and then nothing in it would say that devices were already commanded. So the registry keeps, apart from it,
-the run's last checkpoint path, what its plan was cut from, when something was first sent, and a mark that
-every claim raises. Order: claim commit → mark durable → send. A record is replaced whole and fsynced.
+the run's last checkpoint path, what its plan was cut from, when something was first sent, a mark that every
+claim raises, and how many commits there were. Order: claim commit → mark durable → send, and outcome commit →
+mark durable → told. A record is replaced whole and fsynced.
+
+The count of commits is there because SQLite drops a damaged WAL from its first bad frame on, without a word:
+what is left is an earlier state of the file, and nothing in it says so (docs/adr/0027).
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -48,12 +53,29 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     planned_at: float
     first_sent_at: float | None = None
     """Unix time of the first claim; a record without it binds nothing."""
-    claims: int = 0
-    """Claim transactions so far; a checkpoint that has seen fewer is older than this record."""
+    commits: int = msgspec.field(name="claims", default=0)
+    """Commits so far (once of claims alone); a checkpoint that has seen fewer has lost some."""
     mark: int = 0
     """The highest batch number ever claimed."""
     is_recut: bool = False
     """Whether a split, an edit or `--limit` cut batches anew: then the plan cannot be rebuilt."""
+    planned: int = 0
+    """Batches as they were planned first; 0 where that is not known: then `reached` says nothing."""
+    reached: int = 0
+    """The highest of these that was claimed, or of which a part was: above it a reconcile need not doubt."""
+    seal: str = ""
+    """Digest of all the rest, on disk alone: what detects damage must not be damaged unseen."""
+
+
+def _seal(record: Record) -> str:
+    return hashlib.blake2b(msgspec.json.encode(record), digest_size=8).hexdigest()
+
+
+def _unsealed(record: Record) -> Record:
+    bare = msgspec.structs.replace(record, seal="")
+    if record.seal not in ("", _seal(bare)):  # older programs wrote none
+        raise msgspec.ValidationError("its seal does not fit")
+    return bare
 
 
 class Registry:
@@ -77,7 +99,8 @@ class Registry:
             check_regular(path)
             data = path.read_bytes()
         try:
-            return msgspec.json.decode(data, type=Record)
+            found = msgspec.json.decode(data, type=Record)
+            return _unsealed(found)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise CheckpointCorrupt(
                 f"{path} is damaged ({error})",
@@ -89,7 +112,8 @@ class Registry:
         """Make `record` durable."""
         state_folder(self._state_dir)
         state_folder(self._folder)
-        write_private(self._path(record.run), msgspec.json.format(msgspec.json.encode(record)))
+        sealed = msgspec.structs.replace(record, seal=_seal(record))
+        write_private(self._path(record.run), msgspec.json.format(msgspec.json.encode(sealed)))
 
     def all(self) -> Iterator[Record]:
         """Yield every readable record, by run id."""
@@ -104,20 +128,43 @@ class Registry:
 
 
 class Marker:
-    """Raises a record's mark for every claim, before anything of the claim is sent."""
+    """Notes every commit that told of a batch: of a claim before anything of it is sent."""
 
     def __init__(self, registry: Registry, record: Record) -> None:
         self._registry = registry
         self.record = record
 
-    def claimed(self, batches: Sequence[Batch], *, now: float, recut: bool = False) -> None:
-        """Note a committed claim; raises `CheckpointIo` where it cannot be made durable."""
+    def committed(self, claimed: Sequence[Batch], *, commits: int, now: float) -> None:
+        """Note a commit, and what it claimed; raises `CheckpointIo` where it cannot be made durable."""
         old = self.record
         self.record = msgspec.structs.replace(
             old,
-            first_sent_at=old.first_sent_at if old.first_sent_at is not None else now,
-            claims=old.claims + 1,
-            mark=max(old.mark, *(batch.number for batch in batches)),
-            is_recut=old.is_recut or recut or any(batch.parent is not None for batch in batches),
+            first_sent_at=now if old.first_sent_at is None and claimed else old.first_sent_at,
+            commits=commits,
+            mark=max(old.mark, *(batch.number for batch in claimed), 0),
+            is_recut=old.is_recut or any(batch.parent is not None for batch in claimed),
+            reached=max(old.reached, *(_origin(batch, old.planned) for batch in claimed), 0),
         )
         self._registry.put(self.record)
+
+    def reconciled(self, *, first_sent_at: float, mark: int, is_recut: bool) -> None:
+        """Note that the run was sent, perhaps by another runner, and whether batches are cut anew."""
+        old = self.record
+        self.record = msgspec.structs.replace(
+            old,
+            first_sent_at=old.first_sent_at if old.first_sent_at is not None else first_sent_at,
+            mark=max(old.mark, mark),
+            is_recut=old.is_recut or is_recut,
+            planned=0 if is_recut else old.planned,
+        )
+        if self.record != old:
+            self._registry.put(self.record)
+
+
+def _origin(batch: Batch, planned: int) -> int:
+    """Return the batch of the first plan that `batch` is or is a part of, 0 for a part of a part.
+
+    That one is claimed after its parent, or after a sibling of its parent: there the origin was counted.
+    """
+    number = batch.number if batch.parent is None else batch.parent
+    return number if number <= planned else 0

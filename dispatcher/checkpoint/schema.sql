@@ -9,7 +9,7 @@ CREATE TABLE run (
     epoch         INTEGER NOT NULL DEFAULT 0,  -- fences a holder that was taken over: every write checks it
     holder        TEXT,                        -- JSON of lease.Holder while leased, NULL after a clean end
     heartbeat_at  REAL    NOT NULL DEFAULT 0,  -- Unix seconds of the holder's last write
-    claims        INTEGER NOT NULL DEFAULT 0,  -- claim transactions so far: the registry's mark is compared with it
+    claims        INTEGER NOT NULL DEFAULT 0,  -- commits so far, once of claims alone: the registry has the same count
     mark          INTEGER NOT NULL DEFAULT 0,  -- the highest batch number ever claimed
     account       TEXT,                        -- learnt from the first task ARN, enforced from then on
     learned_rate  REAL,                        -- calls per second the service last sustained

@@ -15,9 +15,8 @@ none, so the error leaves as `CheckpointIo` and the run stops.
 from __future__ import annotations
 
 import contextlib
-import functools
 import itertools
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import apsw
 import msgspec
@@ -27,37 +26,18 @@ from dispatcher.checkpoint.base import Cut
 from dispatcher.checkpoint.claims import ClaimBook, Span, runs_of
 from dispatcher.checkpoint.files import explained
 from dispatcher.checkpoint.reading import BUSY_TIMEOUT_MS, QUERIES, SqliteReader
+from dispatcher.checkpoint.rows import BLOCK, INSERT_BATCH, RECORD, SIZES, Insert, batch_row, outcome_row
 from dispatcher.errors import CheckpointError, CheckpointLeased
 from dispatcher.hints import command
-from dispatcher.model import Batch, BatchState, Lane, Outcome, Resend
+from dispatcher.model import Batch, BatchState, Lane, Outcome
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from dispatcher.checkpoint.base import Plan, Pulse
+    from dispatcher.model import FoundTask, Ruling
 
-_SIZES = (256, 64, 16, 4, 1)
-"""Rows a statement: few enough texts that all stay prepared, and below SQLite's 32,766 parameters."""
-_BLOCK = 1_024
-"""Batches held at once while planning."""
-
-
-class _Insert(NamedTuple):
-    """An INSERT for any of `_SIZES` rows."""
-
-    head: str
-    columns: int
-    tail: str = ""
-
-    @functools.cache  # noqa: B019  (two instances, both module constants)
-    def of(self, size: int) -> str:
-        row = f"({','.join('?' * self.columns)})"
-        return f"{self.head} VALUES {','.join([row] * size)} {self.tail}"
-
-
-_INSERT_BATCH = _Insert(QUERIES["insert_batches"], 7)
-_RECORD = _Insert(QUERIES["record"], 11, QUERIES["record_again"])
 _encode = msgspec.json.Encoder().encode
 
 
@@ -139,17 +119,17 @@ class SqliteCheckpoint(SqliteReader):
 
     def _insert(self, batches: Iterable[Batch]) -> int:
         """Insert batches by the block; return the highest number, 0 where there were none."""
-        rows = map(_batch_row, batches)
+        rows = map(batch_row, batches)
         last = 0
-        while block := list(itertools.islice(rows, _BLOCK)):
-            self._insert_block(_INSERT_BATCH, block)
+        while block := list(itertools.islice(rows, BLOCK)):
+            self._insert_block(INSERT_BATCH, block)
             last = block[-1][0]
         return last
 
-    def _insert_block(self, insert: _Insert, rows: Sequence[tuple[Any, ...]]) -> int:
+    def _insert_block(self, insert: Insert, rows: Sequence[tuple[Any, ...]]) -> int:
         """Insert rows with as few statements as their number has bits; return the rows changed."""
         changed = start = 0
-        for size in _SIZES:
+        for size in SIZES:
             while len(rows) - start >= size:
                 values = itertools.chain.from_iterable(rows[start : start + size])
                 self._db.execute(insert.of(size), tuple(values))
@@ -168,7 +148,7 @@ class SqliteCheckpoint(SqliteReader):
         with self._atomic():
             self._db.execute(QUERIES["recover_claims"], {"now": now})
             self._db.execute("DELETE FROM claim")
-            self._db.execute("UPDATE run SET epoch = epoch + 1, holder = ?, heartbeat_at = ?", (holder, now))
+            self._db.execute(QUERIES["acquire"], {"holder": holder, "now": now})
             if self._db.changes() != 1:
                 raise CheckpointError(f"{self.path} holds no plan yet")
             self._epoch = int(self._all("SELECT epoch FROM run")[0][0])
@@ -230,7 +210,7 @@ class SqliteCheckpoint(SqliteReader):
             return
         for first, last in runs_of(sorted(numbers)):
             self._add_claim(Span(first, last, now))
-        self._db.execute(QUERIES["count_claim"], {"last": max(numbers)})
+        self._db.execute(QUERIES["raise_mark"], {"last": max(numbers)})
 
     def _add_claim(self, span: Span) -> None:
         self._db.execute(QUERIES["insert_claims"], (span.first, span.last, span.at, self._epoch))
@@ -260,8 +240,8 @@ class SqliteCheckpoint(SqliteReader):
             self._drop_claims(self._claims.settle(outcome.batch for outcome in outcomes))
 
     def _record(self, outcomes: Sequence[Outcome]) -> None:
-        rows = [_outcome_row(outcome, self._epoch) for outcome in outcomes]
-        if self._insert_block(_RECORD, rows) != len(rows):
+        rows = [outcome_row(outcome, self._epoch) for outcome in outcomes]
+        if self._insert_block(RECORD, rows) != len(rows):
             raise CheckpointError(f"a settled batch of {self.path} was to be settled again; this is a bug")
 
     def split(self, outcome: Outcome, parts: Sequence[tuple[str, ...]], *, now: float) -> list[Batch]:
@@ -308,10 +288,11 @@ class SqliteCheckpoint(SqliteReader):
             front += children
         return found
 
-    def doubt_up_to(self, mark: int, first_sent_at: float, *, now: float) -> None:
+    def doubt_up_to(self, mark: int, first_sent_at: float, *, now: float, held: bool = False) -> None:
         with self._atomic(now):
             self._db.execute(
-                QUERIES["doubt_up_to"], {"mark": mark, "first_sent_at": first_sent_at, "now": now}
+                QUERIES["doubt_up_to"],
+                {"mark": mark, "first_sent_at": first_sent_at, "now": now, "held": 0 if held else None},
             )
             self._db.execute("UPDATE run SET mark = max(mark, ?)", (mark,))
 
@@ -353,6 +334,33 @@ class SqliteCheckpoint(SqliteReader):
         self._insert(children)
         self._record(outcomes)
 
+    def rule(self, rulings: Sequence[Ruling], *, strays: Sequence[FoundTask] = (), now: float) -> None:
+        with self._atomic(now):
+            for ruling in rulings:
+                self._apply_ruling(ruling, now)
+            for task in strays:
+                batch = Batch(self._next_number(1), 0, 0, task.targets, None, False)
+                self._insert([batch])
+                self._record([cutting.adopted(batch, task, now)])
+        self._cursor = 0
+
+    def _apply_ruling(self, ruling: Ruling, now: float) -> None:
+        number = ruling.batch
+        row = self._all(QUERIES["batch_with_outcome"], {"number": number})[0]
+        parent = Batch(number, row[0], row[1], tuple(row[3].split(" ")), None, bool(row[2]))
+        old = None if row[4] is None else Outcome(number, BatchState(row[4]), *row[5:-1])
+        if number in self._claims:
+            raise CheckpointError(f"batch {number} is on the wire; this is a bug")
+        made = cutting.ruled(ruling, parent, old, row[-1], first=self._next_number(0), now=now)
+        self._next_number(len(made.children))
+        self._insert(made.children)
+        for child in made.parked:
+            self._db.execute(QUERIES["park_like"], {"child": child, "parent": number})
+        self._db.execute("DELETE FROM outcome WHERE batch = ?", (number,))
+        if made.is_planned:
+            self._db.execute("UPDATE batch SET fresh = 0, removed = 0 WHERE number = ?", (number,))
+        self._record(made.outcomes)
+
     def amend(self, plan: Plan, *, now: float) -> None:
         with self._atomic(now):
             self._db.execute("UPDATE run SET plan = ?", (_encode(plan).decode(),))
@@ -373,25 +381,3 @@ class SqliteCheckpoint(SqliteReader):
                 " CASE WHEN ? IS NULL THEN NULL ELSE coalesce(finished_at, ?) END",
                 (exit_code, exit_code, now),
             )
-
-
-def _batch_row(batch: Batch) -> tuple[Any, ...]:
-    targets = batch.targets
-    return (
-        batch.number,
-        batch.lane,
-        batch.wave,
-        batch.parent,
-        int(batch.fresh),
-        len(targets),
-        " ".join(targets),
-    )
-
-
-def _outcome_row(outcome: Outcome, epoch: int) -> tuple[Any, ...]:
-    resend = outcome.resend
-    held = None if resend is Resend.ALLOWED else epoch if resend is Resend.NEXT_PROCESS else 0
-    return (
-        outcome.batch, outcome.state, outcome.devices, outcome.attempts, outcome.first_sent_at,
-        outcome.settled_at, outcome.task_id, outcome.task_arn, outcome.code, outcome.message, held,
-    )  # fmt: skip

@@ -12,8 +12,6 @@ def load_queries() -> dict[str, str]:
     for line in _read("queries.sql").splitlines():
         if line.startswith("-- name:"):
             name = line.removeprefix("-- name:").strip()
-            if name in found:
-                raise ValueError(f"queries.sql names {name} twice")
             found[name] = []
         elif name and line.strip() and not line.lstrip().startswith("--"):
             found[name].append(line)

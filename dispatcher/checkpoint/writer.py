@@ -76,7 +76,7 @@ class Writer:
         on_durable: Callable[[Sequence[Outcome]], None] = lambda _outcomes: None,
         on_failure: Callable[[DispatcherError], None] = lambda _error: None,
     ) -> None:
-        """Write to `checkpoint`; `mark` tells the registry of a claim, after its commit and before a send."""
+        """Write to `checkpoint`; `mark` tells the registry of a commit, and of what it claimed."""
         self._checkpoint = checkpoint
         self._clock = clock
         self._offload = offload
@@ -135,13 +135,14 @@ class Writer:
         await self._ordered(_nothing)
 
     async def _ordered(
-        self, action: Callable[[Checkpoint, float], T], then: Callable[[T], None] | None = None
+        self, action: Callable[[Checkpoint, float], T], claimed: Callable[[T], Sequence[Batch]] | None = None
     ) -> T:
-        """Write what waits and run `action` in one transaction, then `then`, as one turn of the queue.
+        """Write what waits and run `action` in one transaction, then mark it, as one turn of the queue.
 
+        With `claimed`, which picks the claimed batches from the result, the action itself is worth a mark.
         The turn is shielded: a cancelled caller must not leave a commit that nobody takes notice of.
         """
-        turn = asyncio.ensure_future(self._turn(action, then))
+        turn = asyncio.ensure_future(self._turn(action, claimed))
         self._turns.add(turn)
         turn.add_done_callback(self._turn_ended)
         return await asyncio.shield(turn)
@@ -151,14 +152,16 @@ class Writer:
         if not turn.cancelled():
             turn.exception()  # kept in `failure`; whoever asked may be gone
 
-    async def _turn(self, action: Callable[[Checkpoint, float], T], then: Callable[[T], None] | None) -> T:
+    async def _turn(
+        self, action: Callable[[Checkpoint, float], T], claimed: Callable[[T], Sequence[Batch]] | None
+    ) -> T:
         async with self._order:
             if self.failure is not None:
                 raise self.failure
             block, self._waiting = self._waiting, []
             durable: list[Outcome] = []
             try:
-                return await self._offload.run(lambda: self._write(block, durable, action, then))
+                return await self._offload.run(lambda: self._write(block, durable, action, claimed))
             except DispatcherError as error:
                 self._fail(error)
                 raise
@@ -169,7 +172,14 @@ class Writer:
                 raise failure from error
             finally:
                 if durable:  # also where all was committed and only the registry's mark failed
-                    self._on_durable(durable)
+                    self._tell(durable)
+
+    def _tell(self, durable: Sequence[Outcome]) -> None:
+        try:
+            self._on_durable(durable)
+        except Exception as error:  # a bug, or no memory: nobody waits for a flush, so it would go unheard
+            self._fail(CheckpointError(f"what was written cannot be told ({type(error).__name__}: {error})"))
+            raise self.failure from error  # type: ignore[misc]
 
     def _fail(self, error: DispatcherError) -> None:
         self.failure = error
@@ -180,7 +190,7 @@ class Writer:
         block: Sequence[Outcome],
         durable: list[Outcome],
         action: Callable[[Checkpoint, float], T],
-        then: Callable[[T], None] | None,
+        claimed: Callable[[T], Sequence[Batch]] | None,
     ) -> T:
         now = self._clock.wall()
         with self._checkpoint.together(now=now):
@@ -188,35 +198,28 @@ class Writer:
                 self._checkpoint.record(block, now=now)
             result = action(self._checkpoint, now)
         durable += block
-        if then is not None:
-            then(result)
+        if block or claimed is not None:
+            self._mark(claimed(result) if claimed is not None else ())
         return result
 
     async def claim(self, *, limit: int, max_devices: int | None) -> list[Batch]:
         """Claim the next batches: durable in the checkpoint, then in the registry, then returned."""
         return await self._ordered(
             lambda checkpoint, now: checkpoint.claim(limit=limit, max_devices=max_devices, now=now),
-            self._marked,
+            _all,
         )
 
     async def split(self, outcome: Outcome, parts: Sequence[tuple[str, ...]]) -> list[Batch]:
         """Split a poisoned batch; its children are planned and claimed."""
-        return await self._ordered(
-            lambda checkpoint, now: checkpoint.split(outcome, parts, now=now), self._marked
-        )
-
-    def _marked(self, batches: list[Batch]) -> None:
-        if batches:
-            self._mark(batches)
+        return await self._ordered(lambda checkpoint, now: checkpoint.split(outcome, parts, now=now), _all)
 
     async def give_back(self, numbers: Sequence[int], *, sent: Collection[int] = ()) -> None:
         """Return batches that were not sent, or were only answered *not created* (`sent`), to planned."""
-        if numbers:
-            await self._ordered(lambda checkpoint, now: checkpoint.give_back(numbers, sent=sent, now=now))
+        await self._ordered(lambda checkpoint, now: checkpoint.give_back(numbers, sent=sent, now=now), _none)
 
     async def undo_split(self, number: int) -> None:
         """Return a split batch to planned."""
-        await self._ordered(lambda checkpoint, now: checkpoint.undo_split(number, now=now))
+        await self._ordered(lambda checkpoint, now: checkpoint.undo_split(number, now=now), _none)
 
     async def doubts(self, *, after: int, limit: int) -> list[Doubt]:
         """Read batches in doubt that may be resent."""
@@ -244,6 +247,14 @@ class Writer:
             await self.flush()
         while self._turns:  # of callers that were cancelled
             await asyncio.wait(self._turns)
+
+
+def _all(batches: Sequence[Batch]) -> Sequence[Batch]:
+    return batches
+
+
+def _none(_result: object) -> Sequence[Batch]:
+    return ()
 
 
 def _nothing(_checkpoint: Checkpoint, _now: float) -> None:

@@ -27,6 +27,7 @@ _COMMANDS = {
     "plan": ("dispatcher.cli.run", "plan"),
     "run": ("dispatcher.cli.run", "run"),
     "resume": ("dispatcher.cli.run", "resume"),
+    "reconcile": ("dispatcher.cli.reconcile", "reconcile"),
     "doctor": ("dispatcher.cli.doctor", "doctor"),
     "status": ("dispatcher.cli.inspect", "status"),
     "report": ("dispatcher.cli.inspect", "report"),
@@ -40,6 +41,7 @@ _SUMMARIES = {
     "plan": "Show what a run would do; no network, writes nothing.",
     "run": "Start or resume what a manifest asks for.",
     "resume": "Drain a stored plan; reads neither manifest nor inventory.",
+    "reconcile": "Settle what is in doubt by what the service lists; sends nothing.",
     "doctor": "Check credentials, permissions, clock and disk before a run.",
     "status": "Counts by state, also while a run is live.",
     "report": "One receipt per device.",
@@ -48,9 +50,6 @@ _SUMMARIES = {
     "config": "Effective settings and where each came from.",
     "emulator": "A local service to rehearse against.",
     "completion": "A script that lets your shell complete commands.",
-}
-_TO_COME = {
-    "reconcile": "until then `dispatcher report RUN --state in_doubt` lists what is in doubt",
 }
 _HELP = {"-h", "--help", "--version"}
 """Nothing is done but printing: a reader that has gone has seen enough."""
@@ -81,8 +80,6 @@ class _Lazy(click.Group):
         return list(_COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
-        if cmd_name in _TO_COME:
-            raise click.UsageError(f"`dispatcher {cmd_name}` is to come; {_TO_COME[cmd_name]}")
         if cmd_name not in _COMMANDS:
             from dispatcher.manifest_schema import near_miss
 

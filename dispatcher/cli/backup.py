@@ -11,13 +11,15 @@ import click
 from dispatcher.cli import print_json
 from dispatcher.cli.options import common_options, settings_from
 from dispatcher.cli.output import result
+from dispatcher.errors import UsageError
 
 
 @click.command()
 @click.argument("run", metavar="RUN|CHECKPOINT")
 @click.argument("path")
+@click.option("--any-sums", is_flag=True, help="Though another program's SQLite wrote to it.")
 @common_options
-def backup(run: str, path: str, **options: Any) -> int:
+def backup(run: str, path: str, any_sums: bool, **options: Any) -> int:
     """A consistent copy of a checkpoint, also while its run is live.
 
     PATH is a new file, or a folder that gets RUN.db. Nothing is ever replaced.
@@ -30,7 +32,9 @@ def backup(run: str, path: str, **options: Any) -> int:
     from dispatcher.cli.render import counts_text
     from dispatcher.locate import find_checkpoint
 
-    made = back_up(find_checkpoint(run, settings_from(options).resolve()), Path(path))
+    if not path:
+        raise UsageError("no place for the copy is named", hint="give a new file's path, or a folder")
+    made = back_up(find_checkpoint(run, settings_from(options).resolve()), Path(path), any_sums=any_sums)
     if options["json_"]:
         print_json(asdict(made))
     else:

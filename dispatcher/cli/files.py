@@ -29,6 +29,7 @@ def open_append(path: str, flag: str) -> int:
 
     A FIFO is opened without waiting for its reader: a run must hear its signals.
     """
+    refuse_empty(path, flag)
     try:
         own = _own_stream(path)
         if own is not None:
@@ -76,6 +77,12 @@ def _own_stream(path: str) -> int | None:
         return _STREAMS[path]
     found = _NUMBERED.fullmatch(path)
     return int(found[1]) if found else None
+
+
+def refuse_empty(path: str, flag: str) -> None:
+    """Raise for a shell variable that was never set: `Path("")` would be the working folder."""
+    if not path:
+        raise UsageError(f"{flag}: no file is named")
 
 
 def _refuse_link(path: str, flag: str) -> None:

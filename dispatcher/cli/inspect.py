@@ -11,13 +11,15 @@ import click
 from dispatcher.cli import print_json
 from dispatcher.cli.completion import FILE, RUN, STATES
 from dispatcher.cli.options import common_options, run_options, settings_from
-from dispatcher.cli.output import result, silence
+from dispatcher.cli.output import note, result, silence
 from dispatcher.errors import UsageError
 from dispatcher.model import DEVICE_CLASSES
 from dispatcher.redact import inert, inert_json, redacted
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from dispatcher.settings import Resolved
 
 FORMATS = ("text", "json", "jsonl", "csv")
 
@@ -36,7 +38,9 @@ def status(run: str, **options: Any) -> int:
     from dispatcher.status import read_status
 
     settings = settings_from(options)
-    found = read_status(find_checkpoint(run, settings.resolve()), settings)
+    path = find_checkpoint(run, settings.resolve())
+    _tell_lost_commits(path, settings.resolve())
+    found = read_status(path, settings)
     if options["json_"]:
         print_json(found.as_json())
     else:
@@ -57,13 +61,17 @@ def report(run: str, form: str | None, state: str | None, output: str | None, **
     dispatcher report nightly-reboot
     dispatcher report nightly-reboot --format csv --state rejected,in_doubt
     """
-    from dispatcher.cli.files import write_whole
+    from dispatcher.cli.files import refuse_empty, write_whole
     from dispatcher.locate import find_checkpoint
     from dispatcher.report import open_reader, receipts, render
 
     settings = settings_from(options).resolve()
     states = _states(state)
-    reader = open_reader(find_checkpoint(run, settings))
+    if output is not None:
+        refuse_empty(output, "--output")
+    path = find_checkpoint(run, settings)
+    _tell_lost_commits(path, settings)
+    reader = open_reader(path)
     try:
         form = form or ("jsonl" if options["json_"] else "text")
         rows = receipts(reader, states=states)
@@ -132,6 +140,15 @@ def show(manifest: str | None, **options: Any) -> int:
         for name, row in rows.items():
             result(f"{name:<18} {shown[name]:<{width}}  {inert(row['origin'])}")
     return 0
+
+
+def _tell_lost_commits(path: Path, settings: Resolved) -> None:
+    """Warn where the checkpoint is not the newest state of its run."""
+    from dispatcher.report import read_lost_commits
+
+    lost = read_lost_commits(path, settings.state_dir)
+    if lost is not None:
+        note(f"warning: {lost}")
 
 
 def _states(text: str | None) -> frozenset[str] | None:

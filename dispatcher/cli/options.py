@@ -47,6 +47,7 @@ _RUN_OPTIONS = (
     ),
     click.option("--run-key", metavar="KEY", help="Makes this another run of the same manifest."),
     click.option("--rate", "rate_per_s", metavar="N", help="Ceiling in calls per second."),
+    click.option("--share", metavar="PART", help="Use this part of the rate found; 0.5 is half."),
     click.option("--burst", metavar="N", help="Calls that may leave at once after a pause."),
     click.option("--max-in-flight", metavar="N", help="Calls on the wire at once."),
     click.option("--attempt-timeout", "attempt_timeout_s", metavar="S", help="One call's deadline."),
@@ -56,6 +57,10 @@ _RUN_OPTIONS = (
     click.option("--limit", metavar="N", help="Send at most N new devices, then stop, resumable."),
     click.option("--transport", type=_Choice(TRANSPORTS), help="How calls are made."),
     click.option("--rate-control", type=_Choice(RATE_CONTROLS), help="Learn it, or hold the ceiling."),
+    click.option("--reconcile/--no-reconcile", default=None, help="Ask about what may not be resent."),
+    click.option(
+        "--assume-absent/--at-most-once", default=None, help="Send again what the service does not list."
+    ),
     click.option("--accept-removals", metavar="N", help="Agree to N devices being taken out."),
     click.option("--skip-bad-rows", is_flag=True, default=None, help="Leave rows without a usable id out."),
     click.option("--take-over", is_flag=True, default=None, help="Take the run from a dead host."),

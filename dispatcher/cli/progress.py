@@ -128,7 +128,9 @@ def words(run: Run, meter: Meter) -> Sequence[tuple[int, str]]:
     left = run.counts.devices - settled
     told = [(1, f"{calls_per_s:.0f} calls/s")]
     if progress.throttled:
-        told += [(4, f"{progress.throttled} throttled"), (5, f"allowed {progress.rate_per_s:.0f}/s")]
+        told.append((4, f"{progress.throttled} throttled"))
+        if run.pace is not None:
+            told.append((5, run.pace.why()))
     if progress.in_doubt:
         told.append((3, f"{progress.in_doubt} in doubt"))
     rejected = progress.settled.get("rejected", 0)

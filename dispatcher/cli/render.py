@@ -42,6 +42,7 @@ def summary_text(summary: Summary) -> str:
         )
     if summary.counts.in_doubt:
         lines.append(f"in doubt   list them with: {command('report', summary.run)} --state in_doubt")
+        lines.append(f"           ask the service with: {command('reconcile', summary.run)}")
     if summary.counts.accepted:
         lines.append(LAST_WORD)
     return "\n".join(lines)
@@ -141,12 +142,11 @@ def _since(found: Status) -> str:
 
 
 def _service_text(process: dict[str, Any]) -> str:
-    """Say what the last process met."""
-    rate, ceiling = process["rate_per_s"], process["ceiling_per_s"]
-    is_learnt = process["throttled"] and rate < ceiling
-    allowed = f"{'allows about' if is_learnt else 'asked for'} {rate:.3g}"
+    """Say how fast the last process went and why no faster, and what it met."""
+    plain = f"{process['rate_per_s']:.3g} calls/s, ceiling {process['ceiling_per_s']:g}/s"
+    why = inert(process["rate_why"]).removeprefix("service ") or plain
     return (
-        f"{allowed} calls/s, ceiling {ceiling:g}; {process['calls']} calls: {process['throttled']} throttled,"
+        f"{why}; {process['calls']} calls: {process['throttled']} throttled,"
         f" {process['retried']} retried, {process['faults']} faults"
     )
 

@@ -13,6 +13,7 @@ import apsw
 
 from dispatcher.checkpoint.files import check_database, explained
 from dispatcher.checkpoint.lease import check_holder, this_holder
+from dispatcher.checkpoint.pages import connect
 from dispatcher.checkpoint.reading import SqliteReader, _check_format
 from dispatcher.checkpoint.registry import Record, Registry
 from dispatcher.errors import CheckpointError, DispatcherError, PlanMismatch
@@ -91,7 +92,7 @@ def _reader(path: Path) -> SqliteReader:
     check_database(path)
     with explained(path):
         name = f"file:{urllib.parse.quote(str(path))}?immutable=1"
-        connection = apsw.Connection(name, flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
+        connection = connect(name, flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI)
         try:
             _check_format(path, connection, read_only=True)
         except BaseException:

@@ -15,7 +15,6 @@ for us is done here, each found by measurement:
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import datetime
 import email.utils
@@ -39,9 +38,11 @@ from dispatcher.manifest import is_loopback
 from dispatcher.model import Answer, Kind
 from dispatcher.plan import SYSTEM_TAG_RUN, SYSTEM_TAG_TOKEN
 from dispatcher.redact import redacted
-from dispatcher.transport.base import MAX_BODY_BYTES, TaskView, answer_for, clean
+from dispatcher.transport.base import MAX_BODY_BYTES, TaskPage, TaskView, answer_for, clean
 from dispatcher.transport.chain import Chain, KeptCredentials, NothingFound, has_credentials, words
 from dispatcher.transport.credentials import CredentialKeeper, Found, NoCredentials
+from dispatcher.transport.deadline import deadline
+from dispatcher.transport.looking import page_of, view_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -58,7 +59,7 @@ _SKEW_S = 60.0
 
 
 class AiobotocoreTransport:
-    """CreateTask and DescribeTask of one lane through aiobotocore."""
+    """CreateTask, DescribeTask and ListTasks of one lane through aiobotocore."""
 
     def __init__(
         self,
@@ -83,7 +84,7 @@ class AiobotocoreTransport:
         self._profile = profile
         self._is_stand_in = False
         self._skew_s = 0.0
-        self._auth = type("SkewedAuth", (_SkewedAuth,), {"skew_s": 0.0})
+        self._auth: type[_SkewedAuth] = type("SkewedAuth", (_SkewedAuth,), {"skew_s": 0.0})
 
     async def open(self) -> None:
         """Find credentials and make the client. Raises `UsageError` where either cannot be done."""
@@ -155,28 +156,39 @@ class AiobotocoreTransport:
     async def renew(self) -> Answer | None:
         """Resolve the credential chain anew, and sign by the service's clock if ours is off."""
         if abs(self._skew_s) >= _SKEW_S:
-            self._auth.skew_s = self._skew_s  # type: ignore[attr-defined]
+            self._auth.skew_s = self._skew_s
         try:
             await self._keeper.renew()
         except NoCredentials as error:
-            return _unsigned(error)
+            return unsigned(error)
         return None
 
     async def create_task(self, targets: Sequence[str], client_token: str) -> Answer:
+        response = await self._ask("create_task", self._parameters(targets, client_token), targets)
+        return response if isinstance(response, Answer) else success(response)
+
+    def _parameters(self, targets: Sequence[str], client_token: str) -> dict[str, Any]:
+        """Return CreateTask's members."""
+        parameters = {"targets": list(targets), "clientToken": client_token, **self._constant}
+        tags = self._tags(client_token)
+        if tags:
+            parameters["tags"] = tags
+        return parameters
+
+    async def _ask(
+        self, operation: str, parameters: dict[str, Any], targets: Sequence[str] = ()
+    ) -> dict[str, Any] | Answer:
+        """Call once; return the parsed success, or what came instead."""
         keeper = self._keeper
         if not keeper.is_fresh:
             try:
                 keeper.check()
             except NoCredentials as error:
-                return _unsigned(error)
+                return unsigned(error)
         used = keeper.use()
-        parameters = {"targets": list(targets), "clientToken": client_token, **self._constant}
-        tags = self._tags(client_token)
-        if tags:
-            parameters["tags"] = tags
         try:
-            async with asyncio.timeout(self._timeout_s):
-                response = await self._client.create_task(**parameters)
+            async with deadline(self._timeout_s):
+                response: dict[str, Any] = await getattr(self._client, operation)(**parameters)
         except TimeoutError:
             return Answer(
                 kind=Kind.NO_REPLY, code="Timeout", message=f"no answer within {self._timeout_s:g} s"
@@ -187,8 +199,8 @@ class AiobotocoreTransport:
                 keeper.reject(used)
             return answer
         except Exception as error:  # noqa: BLE001  (whatever the SDK raises is an answer, never a crash)
-            return _failed(error)
-        return _success(response)
+            return failed(error)
+        return response
 
     def _tags(self, client_token: str) -> dict[str, str]:
         if not self._plan.system_tags:
@@ -208,16 +220,18 @@ class AiobotocoreTransport:
         if served_at is not None:
             self._skew_s = served_at - time.time()
 
-    async def describe_task(self, task_id: str) -> TaskView | None:
-        try:
-            async with asyncio.timeout(self._timeout_s):
-                response = await self._client.describe_task(taskId=task_id)
-            created_at = response["createdAt"].timestamp()
-        except Exception:  # noqa: BLE001  (a courtesy look-up: a missing permission must not matter)
-            return None
-        return TaskView(
-            created_at, _date_of(response.get("ResponseMetadata", {})), tuple(response.get("targets", ()))
-        )
+    async def describe_task(self, task_id: str) -> TaskView | Answer:
+        response = await self._ask("describe_task", {"taskId": task_id})
+        if isinstance(response, Answer):
+            return response
+        return view_of(response, _date_of(response.get("ResponseMetadata", {})))
+
+    async def list_tasks(self, next_token: str | None, limit: int) -> TaskPage | Answer:
+        parameters: dict[str, Any] = {"maxResults": limit}
+        if next_token is not None:
+            parameters["nextToken"] = next_token
+        response = await self._ask("list_tasks", parameters)
+        return response if isinstance(response, Answer) else page_of(response)
 
     async def identity(self) -> str | None:
         """Return the caller's account, by STS or else by the credentials; None where it is not AWS's."""
@@ -309,7 +323,7 @@ class _BoundedResponse:
         return bytes(body)
 
 
-def _success(response: dict[str, Any]) -> Answer:
+def success(response: dict[str, Any]) -> Answer:
     task_id, task_arn = response.get("taskId"), response.get("taskArn")
     if not isinstance(task_id, str) or not 1 <= len(task_id) <= 256 or not task_id.isprintable():
         return Answer(kind=Kind.UNREADABLE, code="NoTaskId", message="success without a task id")
@@ -317,7 +331,7 @@ def _success(response: dict[str, Any]) -> Answer:
     return Answer(kind=Kind.ACCEPTED, task_id=task_id, task_arn=arn)
 
 
-def _failed(error: Exception) -> Answer:
+def failed(error: Exception) -> Answer:
     """Classify what the SDK raised instead of an answer: was anything sent?"""
     code = type(error).__name__
     if isinstance(error, ResponseParserError):
@@ -342,7 +356,7 @@ def _is_mid_flight(cause: Exception) -> bool:
     )
 
 
-def _unsigned(error: NoCredentials) -> Answer:
+def unsigned(error: NoCredentials) -> Answer:
     """Nothing can be signed: the lane waits, or stops where waiting is no use."""
     kind = Kind.DENIED if error.is_final else Kind.NO_CREDENTIALS
     return Answer(kind=kind, code="NoCredentials", message=str(error))

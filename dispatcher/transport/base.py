@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple, Protocol
 from dispatcher.model import Answer, Kind
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from dispatcher.errors import DispatcherError
 
@@ -42,6 +42,24 @@ class TaskView(NamedTuple):
     service_now: float | None
     """The service's clock when it answered, from the Date header; None where it sent none."""
     targets: tuple[str, ...]
+    description: str | None = None
+    tags: Mapping[str, str] = {}
+
+
+class TaskSummary(NamedTuple):
+    """What ListTasks says of one task."""
+
+    task_id: str
+    task_arn: str | None
+    tags: Mapping[str, str]
+
+
+class TaskPage(NamedTuple):
+    """One page of ListTasks."""
+
+    tasks: tuple[TaskSummary, ...]
+    next_token: str | None
+    """Where the next page begins; None at the end."""
 
 
 class Transport(Protocol):
@@ -57,8 +75,11 @@ class Transport(Protocol):
         `Kind.NO_CREDENTIALS` alone means that nothing was sent.
         """
 
-    async def describe_task(self, task_id: str) -> TaskView | None:
-        """Look a task up; None where it cannot be had."""
+    async def describe_task(self, task_id: str) -> TaskView | Answer:
+        """Look a task up, once; an answer where it cannot be had says why (`Kind.POISON`: no such task)."""
+
+    async def list_tasks(self, next_token: str | None, limit: int) -> TaskPage | Answer:
+        """Read one page of at most `limit` tasks, once, from `next_token` on; an answer says why not."""
 
     async def renew(self) -> Answer | None:
         """Fetch credentials anew and correct the clock; None, or why there are no credentials to send with.

@@ -42,15 +42,17 @@ def test_the_ceiling_holds_through_restarts(site: Site, emulate: Emulators) -> N
     assert done.code == 0, done.err
     assert worst_excess(service, rate_per_s, burst) <= JITTER_CALLS
     arrivals = [call.at for call in service.calls]
-    assert len(arrivals) / (arrivals[-1] - arrivals[0]) > 0.4 * rate_per_s, "it hardly used its rate"
+    assert len(arrivals) / (arrivals[-1] - arrivals[0]) > 0.2 * rate_per_s, (
+        "it hardly used its rate"
+    )  # each search begins at 10/s
     site.judge(service, done.summary)
 
 
 @pytest.mark.parametrize("window", [1, 6])
 def test_the_window_bounds_calls_in_flight(site: Site, emulate: Emulators, window: int) -> None:
     """However slow the service, never more than `max_in_flight` calls are on the wire."""
-    service = emulate(300, latency_s=0.08, latency_jitter=0.8)
-    done = site.run(site.manifest(site.ids(300), limits={"max_in_flight": window}), service)
+    service = emulate(900, latency_s=0.08, latency_jitter=0.8)
+    done = site.run(site.manifest(site.ids(900), limits={"max_in_flight": window}), service)
     assert done.code == 0, done.err
     assert service.max_in_flight == window
 

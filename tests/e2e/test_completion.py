@@ -56,7 +56,7 @@ def candidates(shell: Site, line: str) -> list[str]:
     ("line", "offered"),
     [
         ("dispatcher ", [*_COMMANDS]),
-        ("dispatcher re", ["resume", "report"]),
+        ("dispatcher re", ["resume", "reconcile", "report"]),
         ("dispatcher status ", ["night", "night@to", "other"]),
         ("sudo /opt/x/dispatcher resume ni", ["night", "night@to"]),
         ("dispatcher report night@", ["to"]),
@@ -64,7 +64,7 @@ def candidates(shell: Site, line: str) -> list[str]:
         ("dispatcher report night --format=js", ["json", "jsonl"]),
         ("dispatcher report night --state accepted,re", ["accepted,rejected"]),
         ("dispatcher run f.yaml --rate-c", ["--rate-control"]),
-        ("dispatcher run f.yaml --rate-control ", ["aimd", "fixed"]),
+        ("dispatcher run f.yaml --rate-control ", ["learn", "aimd", "fixed"]),
         ("dispatcher config ", ["show"]),
         ("dispatcher completion ", [*SHELLS]),
         ("dispatcher run fl", ["compopt", "-o", "default"]),

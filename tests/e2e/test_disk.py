@@ -6,6 +6,7 @@ import os
 import random
 import resource
 import signal
+import sqlite3
 from typing import TYPE_CHECKING
 
 import pytest
@@ -117,3 +118,44 @@ def test_another_runs_checkpoint_is_refused(site: Site, emulate: Emulators) -> N
     manifest = site.manifest(site.ids(20), name="second")
     done = site.run(manifest, service, "--checkpoint", site.state / "first.db")
     assert (done.code, done.err.count("\n"), len(service.calls)) == (4, 1, 2), done.err
+
+
+def test_a_wal_that_lost_its_end_is_told(site: Site, emulate: Emulators) -> None:
+    """Killed, its last commits damaged: readers warn, and `run` asks again for what is missing."""
+    service = emulate(800, latency_s=0.02)
+    manifest = site.manifest(site.ids(800), limits={"rate_per_s": 100, "burst": 5})
+    site.kill_after(site.start_run(manifest, service), service, 30)
+    wal = site.checkpoint.with_name("fleet.db-wal")
+    data = bytearray(wal.read_bytes())
+    data[-100_000 if len(data) > 150_000 else len(data) // 2] ^= 1
+    wal.write_bytes(data)
+    for words in (("status", "fleet", "--json"), ("report", "fleet", "--format", "jsonl")):
+        told = site.do(*words)
+        assert told.code == 0, told.err
+        assert "warning: " in told.err
+        assert "commits older than what was recorded" in told.err
+    refused = site.do("resume", "fleet", "--json")
+    assert (refused.code, len(refused.errors)) == (4, 1), refused.err
+    done = site.run(manifest, service)
+    assert (done.code, done.summary["accepted"], len(service.tasks())) == (0, 800, 80), done.err
+    assert "rebuilt" in done.err
+    site.judge(service, done.summary)
+
+
+def test_pages_of_another_program_are_copied_on_demand(site: Site, emulate: Emulators) -> None:
+    """A plain SQLite closed a killed run's file: the line says what to do, and that works."""
+    service = emulate(800, latency_s=0.02)
+    manifest = site.manifest(site.ids(800), limits={"rate_per_s": 100, "burst": 5})
+    site.kill_after(site.start_run(manifest, service), service, 30)
+    looked = sqlite3.connect(site.checkpoint)
+    looked.execute("SELECT count(*) FROM outcome").fetchone()
+    looked.close()
+    refused = site.run(manifest, service)
+    assert (refused.code, len(refused.errors)) == (4, 1), refused.err
+    assert "dispatcher backup --any-sums" in refused.err
+    copied = site.do("backup", "--any-sums", "fleet", site.folder / "copy.db")
+    assert copied.code == 0, copied.err
+    (site.folder / "copy.db").replace(site.checkpoint)
+    done = site.run(manifest, service)
+    assert (done.code, done.summary["accepted"], len(service.tasks())) == (0, 800, 80), done.err
+    site.judge(service, done.summary)

@@ -11,6 +11,7 @@ import pytest
 
 from dispatcher.report import COLUMNS
 from tests.e2e.conftest import SUMMARY_KEYS
+from tests.e2e.test_reconcile import RECONCILED_KEYS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -74,6 +75,13 @@ def test_run_and_resume(done: tuple[Site, Service, str]) -> None:
     documented("run", [*SUMMARY_KEYS, "error"])
 
 
+def test_reconcile(done: tuple[Site, Service, str]) -> None:
+    site, service, manifest = done
+    for arguments in (("fleet",), (manifest, "--endpoint-url", service.url), ("fleet", "--dry-run")):
+        assert list(one(site, "reconcile", *arguments)) == RECONCILED_KEYS
+    documented("reconcile", [*RECONCILED_KEYS, "task_ids", "devices"])
+
+
 def test_doctor(done: tuple[Site, Service, str]) -> None:
     site, service, manifest = done
     found = one(site, "doctor", manifest, "--endpoint-url", service.url)
@@ -127,6 +135,8 @@ FAILING: dict[str, Callable[[str], list[str]]] = {
     "run": lambda manifest: ["run", manifest + ".none"],
     "doctor": lambda manifest: ["doctor", manifest + ".none"],
     "resume": lambda _: ["resume", "nothing"],
+    "reconcile": lambda _: ["reconcile", "nothing"],
+    "reconcile MANIFEST": lambda manifest: ["reconcile", manifest, "--rate", "x"],
     "status": lambda _: ["status", "nothing"],
     "report": lambda _: ["report", "nothing"],
     "config show": lambda manifest: ["config", "show", "--manifest", manifest + ".none"],

@@ -43,6 +43,9 @@ PROCESS_KEYS = [
     "faults",
     "in_flight",
     "rate_per_s",
+    "rate_state",
+    "rate_why",
+    "service_per_s",
     "ceiling_per_s",
     "lane_state",
     "lane_reason",
@@ -76,6 +79,8 @@ def test_a_live_run_tells_rate_throttles_and_time_left(site: Site, emulate: Emul
     assert live["rate_per_s"] > 0
     assert live["eta_s"] > 0
     assert live["learned_rate_per_s"] < live["process"]["ceiling_per_s"] == 400
+    assert live["process"]["rate_why"].startswith("service throttled at ")
+    assert live["process"]["rate_why"].endswith("; ceiling 400/s")
     assert live["doubt"]["unanswered"] == live["in_doubt"]
     text = site.do("status", "fleet").out
     assert "throttled" in text

@@ -22,7 +22,7 @@ from dispatcher.errors import DispatcherError
 from dispatcher.model import Answer, Kind, Lane, Summary
 from dispatcher.observe import Event, Hooks
 from dispatcher.plan import cut
-from dispatcher.prepare import Prepared
+from dispatcher.prepared import Prepared
 from dispatcher.run import Run
 from dispatcher.settings import Settings
 from dispatcher.transport.base import TaskView
@@ -171,7 +171,7 @@ class Bench:
         record = registry.get("bench") or Record(
             run="bench", checkpoint="-", plan_id=plan.plan_id, intent_digest="i", selection_digest="s",
             inventory_digest="d", token_version=1, endpoint_url=None, region="us-west-2", planned_at=EPOCH,
-            claims=standing.claims,
+            commits=standing.commits,
         )  # fmt: skip
         return Prepared(
             checkpoint=self.checkpoint, plan=plan, marker=Marker(registry, record), locks=Locks(()),

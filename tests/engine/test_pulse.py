@@ -38,6 +38,15 @@ def test_the_heart_beats_through_an_outage(bench: Make) -> None:
     assert made.checkpoint.standing().pulse.calls == summary.calls
 
 
+def test_the_last_beat_of_an_ended_run_has_no_call_on_the_wire(bench: Make) -> None:
+    """What is home is home: `status` and the metrics of a run that ended tell of no call in flight."""
+    made = bench(500, latency_s=0.5)
+    made.pulse_s = 2.0
+    _, error = made.go(rate_per_s=100.0)
+    assert error is None
+    assert made.checkpoint.standing().pulse.in_flight == 0
+
+
 def test_a_killed_process_leaves_the_rate_it_learnt(bench: Make) -> None:
     """Not only a clean end: the next process starts from what the service allowed."""
     made = bench(4_000)
@@ -50,9 +59,27 @@ def test_a_killed_process_leaves_the_rate_it_learnt(bench: Make) -> None:
         learnt.append(made.checkpoint.standing().learned_rate)
         run.drain()
 
-    made.go(during=look, rate_per_s=200.0, rate_control="aimd")
+    made.go(during=look, rate_per_s=200.0, rate_control="learn")
     assert learnt[0] is not None
     assert 12.0 < learnt[0] < 28.0
+
+
+def test_a_share_of_what_was_found_is_used(bench: Make) -> None:
+    """A service of 20/s and a share of a half: 10/s once it is known, and the pulse says why."""
+    made = bench(9_000)
+    made.pulse_s = 2.0
+    made.service.fate = _bucket(20.0)
+    seen: list[Any] = []
+
+    async def look(run: Run) -> None:
+        await asyncio.sleep(40.0)
+        seen.append(made.checkpoint.standing().pulse)
+        run.drain()
+
+    made.go(during=look, rate_per_s=200.0, rate_control="learn", share=0.5)
+    assert 9.0 < seen[0].rate_per_s < 11.0
+    assert 18.0 < seen[0].service_per_s < 22.0
+    assert "50 % of it" in seen[0].rate_why
 
 
 def _bucket(rate_per_s: float) -> Callable[..., Answer | None]:

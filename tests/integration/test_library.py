@@ -312,3 +312,22 @@ def test_a_moved_checkpoint_keeps_its_wal(tmp_path: Path) -> None:
         assert wal.with_name("ops.db-wal.orphan").read_bytes() == b"what was done last"
 
     with_emulator(tmp_path, work)
+
+
+def test_reconcile_settles_what_a_run_left_in_doubt(tmp_path: Path) -> None:
+    """By run id and by manifest: lost replies then 404 are in doubt, and have their tasks."""
+
+    async def work(opened: Dispatcher, emulator: Any) -> None:
+        summary = await opened.run(manifest())
+        assert summary.counts.in_doubt > 0
+        shown = await opened.reconcile("ops", dry_run=True)
+        assert (shown.adopted, shown.dry_run, shown.counts) == (summary.counts.in_doubt, True, summary.counts)
+        found = await opened.reconcile(manifest())
+        assert (found.adopted, found.counts.accepted, found.exit) == (summary.counts.in_doubt, 95, 0)
+        made = {task.task_id for task in emulator.ledger.tasks}
+        assert {receipt.task_id async for receipt in opened.receipts("ops")} == made
+        with pytest.raises(UsageError, match="no run or checkpoint"):
+            await opened.reconcile("nobody")
+
+    faults = FaultPlan(shares={Fault.LOST_THEN_404: 0.4})
+    with_emulator(tmp_path, work, Config(faults=faults))

@@ -15,7 +15,7 @@ from dispatcher.checkpoint.base import Cut, Plan, Row
 from dispatcher.checkpoint.memory import MemoryCheckpoint
 from dispatcher.checkpoint.sqlite import SqliteCheckpoint
 from dispatcher.diff import diff
-from dispatcher.model import Batch, BatchState, Lane, Outcome, Resend
+from dispatcher.model import Batch, BatchState, FoundTask, Lane, Outcome, Part, Resend, Ruling
 from dispatcher.plan import cut, halves
 
 if TYPE_CHECKING:
@@ -34,6 +34,8 @@ PLAN = Plan(
     planned_at=900.0,
 )
 NAMES = [f"d{number:02d}" for number in range(60)]
+FOUND = FoundTask("st-9", "arn:st-9", None, (), 5.0)
+FATES = st.sampled_from([BatchState.ACCEPTED, BatchState.IN_DOUBT, BatchState.PLANNED, BatchState.CANCELLED])
 DEVICES = st.sets(st.sampled_from(NAMES), min_size=1)
 
 
@@ -188,6 +190,32 @@ class LockstepCheckpoints(RuleBasedStateMachine):
         self.both(lambda store: store.doubt_up_to(mark, 700.0, now=self.time))
         self.splits = []
 
+    @precondition(lambda self: self.doubtful and not self.flying)
+    @rule(data=st.data(), stray=st.booleans())
+    def reconcile(self, data: st.DataObject, stray: bool) -> None:
+        """Rule on doubts as a reconcile does: whole, or cut by the fate of each device."""
+        rulings = []
+        for batch in self.chosen(data, self.doubtful):
+            kinds = data.draw(st.lists(FATES, min_size=len(batch.targets), max_size=len(batch.targets)))
+            groups: dict[BatchState, list[str]] = {}
+            for device, kind in zip(batch.targets, kinds, strict=True):
+                groups.setdefault(kind, []).append(device)
+            parts = (
+                Part(tuple(devices), kind, FOUND if kind is BatchState.ACCEPTED else None)
+                for kind, devices in groups.items()
+            )
+            rulings.append(Ruling(batch.number, tuple(parts), message="not listed"))
+        extra = f"x{self.memory.last_number():03d}"
+        strays = [FoundTask("st-x", None, None, (extra,), 5.0)] if stray else []
+        self.both(lambda store: store.rule(rulings, strays=strays, now=self.time))
+        self.planned |= {extra} if stray else set()
+        self.doubtful = {
+            row.number: self.memory._batches[row.number]
+            for row in self.memory.rows()
+            if row.state == "in_doubt"
+        }
+        self.splits = []
+
     @invariant()
     def they_agree(self) -> None:
         if not self.planned:
@@ -197,6 +225,8 @@ class LockstepCheckpoints(RuleBasedStateMachine):
         assert rows == [_plain(row) for row in self.sqlite.rows()]
         assert self.memory.doubts(after=0, limit=99) == self.sqlite.doubts(after=0, limit=99)
         assert self.memory.newest_doubt() == self.sqlite.newest_doubt()
+        assert self.memory.doubt_kinds(900.0) == self.sqlite.doubt_kinds(900.0)
+        assert self.memory.last_number() == self.sqlite.last_number()
         assert self.memory.removed_rejected() == self.sqlite.removed_rejected()
         assert self.memory.standing() == self.sqlite.standing()
 

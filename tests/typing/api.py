@@ -30,6 +30,7 @@ from dispatcher import (
     Preview,
     RateChanged,
     Receipt,
+    Reconciled,
     RunEnded,
     RunInterrupted,
     RunProgressed,
@@ -82,6 +83,15 @@ async def resume_with_everything() -> int:
         assert_type(error.one_line(), str)
         return error.exit_code
     return summary.exit
+
+
+async def settle_what_is_in_doubt(manifest: Manifest) -> bool:
+    """By run or by manifest; what stays in doubt is told by reason."""
+    async with open_dispatcher(Settings(assume_absent=False)) as dispatcher:
+        assert_type(await dispatcher.reconcile("night", dry_run=True), Reconciled)
+        found = await dispatcher.reconcile(manifest, max_pages=100)
+    assert_type(found.doubts, dict[str, int])
+    return found.exit == 0 and not found.broken
 
 
 def build_a_manifest(devices: list[str]) -> Manifest:

@@ -11,6 +11,7 @@ import apsw
 import pytest
 
 from dispatcher.checkpoint.base import Plan
+from dispatcher.checkpoint.pages import connect
 from dispatcher.checkpoint.reading import SqliteReader
 from dispatcher.checkpoint.sqlite import SqliteCheckpoint
 from dispatcher.checkpoint.statements import load_schema
@@ -80,10 +81,10 @@ def test_a_newer_format_is_refused(tmp_path: Path) -> None:
     """A file of a later version names both formats."""
     path = tmp_path / "run.db"
     planned(path).close()
-    connection = apsw.Connection(str(path))
+    connection = connect(path)
     connection.execute("PRAGMA user_version=9")
     connection.close()
-    with pytest.raises(CheckpointCorrupt, match=r"format 9, this program reads 2"):
+    with pytest.raises(CheckpointCorrupt, match=r"format 9, this program reads 2 and 3"):
         SqliteCheckpoint.open(path)
 
 

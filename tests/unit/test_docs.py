@@ -16,10 +16,27 @@ from dispatcher.cli.options import common_options, run_options
 from dispatcher.emulator.faults import Fault
 from dispatcher.errors import DispatcherError
 from dispatcher.manifest import _INVENTORY, _MANIFEST, LIMITS, Manifest
-from dispatcher.model import DEVICE_CLASSES, FACTS, TRANSITIONS, BatchState, Command, Kind, Summary
+from dispatcher.model import (
+    DEVICE_CLASSES,
+    FACTS,
+    RECONCILE_MOVES,
+    TRANSITIONS,
+    BatchState,
+    Command,
+    Kind,
+    Summary,
+)
 from dispatcher.policy.lane import LANE_TRANSITIONS, LaneState
 from dispatcher.report import COLUMNS
-from dispatcher.settings import _DEFAULTS, _SCHEMA, ENV_PREFIX, TOKEN_WINDOW_S, Settings, read_config
+from dispatcher.settings import (
+    _DEFAULTS,
+    _SCHEMA,
+    ASSUME_ABSENT,
+    ENV_PREFIX,
+    TOKEN_WINDOW_S,
+    Settings,
+    read_config,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -114,8 +131,8 @@ def test_no_option_is_documented_that_does_not_exist() -> None:
 
 
 def test_no_verb_is_documented_that_does_not_exist() -> None:
-    """Every `dispatcher VERB` is a verb; `reconcile` is the one that is named before it is there."""
-    known = {path.split()[1] for path, _ in verbs()} | {"reconcile"}
+    """Every `dispatcher VERB` is a verb."""
+    known = {path.split()[1] for path, _ in verbs()}
     for path in MARKDOWN:
         text = path.read_text(encoding="utf-8")
         for verb in re.findall(r"(?:^\$ |`)dispatcher ([a-z]+)", text, re.MULTILINE):
@@ -186,6 +203,8 @@ def shown(name: str) -> str:
     """A default as docs/settings.md writes it."""
     if name == "token_window_s":
         return ", ".join(f"{TOKEN_WINDOW_S[command]:g} ({command})" for command in Command)
+    if name == "assume_absent":
+        return ", ".join(f"{str(ASSUME_ABSENT[command]).lower()} ({command})" for command in Command)
     value = _DEFAULTS.get(name)
     if value is None:
         return "–"
@@ -243,7 +262,7 @@ def test_the_manifest_of_the_documents_loads(tmp_path: Path) -> None:
 
 def moves(heading: str) -> dict[str, set[str]]:
     """A table of moves: from → to."""
-    rows = table(section(read("architecture.md"), heading))
+    rows = table(section(read("architecture.md"), heading).partition("| reconcile: from |")[0])
     del rows["from"]
     return {state: {word.strip() for word in cells[0].split(",")} - {"–"} for state, cells in rows.items()}
 
@@ -256,6 +275,16 @@ def test_the_states_of_a_batch_agree() -> None:
     (found,) = re.findall(r"state IN \(([^)]*)\)", load_schema())
     stored = {BatchState(word.strip(" '")) for word in found.split(",")}
     assert stored == set(BatchState) - {BatchState.PLANNED, BatchState.SENT}
+
+
+def test_the_moves_of_a_reconcile_agree() -> None:
+    """The second table of the documents is the one in code."""
+    text = section(read("architecture.md"), "States of a batch")
+    rows = table(text[text.index("| reconcile: from |") :])
+    del rows["reconcile: from"]
+    assert {state: {word.strip() for word in cells[0].split(",")} for state, cells in rows.items()} == {
+        state.value: {other.value for other in others} for state, others in RECONCILE_MOVES.items()
+    }
 
 
 def test_the_states_of_a_lane_agree() -> None:

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
 ALLOWED = {
     "dispatcher: globals()": "public names, imported when first used: the same value whoever asks",
-    "dispatcher.checkpoint.sqlite: _Insert.of": "texts of SQL, a function of its arguments",
+    "dispatcher.checkpoint.pages: _sums": "SQLite keeps what is loaded for the whole process",
+    "dispatcher.checkpoint.rows: Insert.of": "texts of SQL, a function of its arguments",
     "dispatcher.emulator.api: load_api": "the service's model, a function of its arguments",
     "dispatcher.emulator.fleet: fleet_index": "a function of its arguments",
     "dispatcher.emulator.wire: _request_numbers": "random and unique, for all emulators together",

@@ -6,6 +6,7 @@ import os
 import threading
 from typing import TYPE_CHECKING
 
+import msgspec
 import pytest
 
 from dispatcher.checkpoint.files import private_folder, write_private
@@ -113,28 +114,32 @@ def test_a_link_is_no_record(tmp_path: Path) -> None:
 
 
 def test_the_mark_is_durable_when_the_claim_is_told(tmp_path: Path) -> None:
-    """Each claim counts, raises the mark, and keeps the first instant of sending."""
+    """Each commit counts, a claim raises the mark, and the first instant of sending is kept."""
     registry = Registry(tmp_path)
     marker = Marker(registry, record("a"))
-    for batches, now, expected in (
-        ([batch(1), batch(2)], 1000.0, (1, 2, 1000.0, False)),
-        ([batch(7)], 1010.0, (2, 7, 1000.0, False)),
-        ([batch(3)], 1020.0, (3, 7, 1000.0, False)),
-        ([batch(8, parent=7)], 1030.0, (4, 8, 1000.0, True)),
-        ([batch(9)], 1040.0, (5, 9, 1000.0, True)),
+    for commits, (batches, now, expected) in enumerate(
+        (
+            ([batch(1), batch(2)], 1000.0, (1, 2, 1000.0, False)),
+            ([batch(7)], 1010.0, (2, 7, 1000.0, False)),
+            ([batch(3)], 1020.0, (3, 7, 1000.0, False)),
+            ([batch(8, parent=7)], 1030.0, (4, 8, 1000.0, True)),
+            ([], 1035.0, (5, 8, 1000.0, True)),
+            ([batch(9)], 1040.0, (6, 9, 1000.0, True)),
+        ),
+        start=1,
     ):
-        marker.claimed(batches, now=now)
+        marker.committed(batches, commits=commits, now=now)
         found = registry.get("a")
         assert found is not None
-        assert (found.claims, found.mark, found.first_sent_at, found.is_recut) == expected
+        assert (found.commits, found.mark, found.first_sent_at, found.is_recut) == expected
 
 
 def test_a_recut_is_remembered(tmp_path: Path) -> None:
-    """An edit or a limit that cut batches anew is kept for ever."""
+    """A claim of a batch that was cut anew is kept for ever."""
     registry = Registry(tmp_path)
     marker = Marker(registry, record("a"))
-    marker.claimed([batch(1)], now=1000.0, recut=True)
-    marker.claimed([batch(2)], now=1001.0)
+    marker.committed([batch(3, parent=1)], commits=1, now=1000.0)
+    marker.committed([batch(2)], commits=2, now=1001.0)
     found = registry.get("a")
     assert found is not None
     assert found.is_recut
@@ -145,7 +150,7 @@ def test_a_mark_that_cannot_be_written_stops_the_claim(tmp_path: Path) -> None:
     (tmp_path / "registry").write_text("a file where the folder should be")
     marker = Marker(Registry(tmp_path), record("a"))
     with pytest.raises(CheckpointIo):
-        marker.claimed([batch(1)], now=1000.0)
+        marker.committed([batch(1)], commits=1, now=1000.0)
 
 
 def test_a_folder_that_is_there_is_left_alone(tmp_path: Path) -> None:
@@ -153,3 +158,20 @@ def test_a_folder_that_is_there_is_left_alone(tmp_path: Path) -> None:
     folder = tmp_path / "shared"
     folder.mkdir(mode=0o755)
     assert private_folder(folder).stat().st_mode & 0o777 == 0o755
+
+
+def test_what_was_reached_of_the_first_plan(tmp_path: Path) -> None:
+    """Batches of it, and those of which a part was claimed; not parts of parts, nor what was added later."""
+    marker = Marker(Registry(tmp_path), msgspec.structs.replace(record(), planned=100))
+
+    def claimed(number: int, parent: int | None = None) -> int:
+        marker.committed([batch(number, parent=parent)], commits=1, now=1.0)
+        return marker.record.reached
+
+    assert [claimed(3), claimed(101, 3), claimed(103, 101), claimed(104, 9), claimed(150)] == [3, 3, 3, 9, 9]
+    assert marker.record.mark == 150
+    marker.reconciled(first_sent_at=5.0, mark=120, is_recut=False)
+    assert (marker.record.planned, marker.record.first_sent_at) == (100, 1.0)
+    marker.reconciled(first_sent_at=5.0, mark=120, is_recut=True)
+    assert (marker.record.planned, marker.record.is_recut, marker.record.mark) == (0, True, 150)
+    assert Registry(tmp_path).get(record().run) == marker.record

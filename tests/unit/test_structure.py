@@ -29,7 +29,11 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("admission", "checkpoint", "transport"),
     ("engine", "flow", "feed", "flight", "sender", "trial"),
     ("delivery", "metrics", "tracing"),
-    ("listening", "run", "pulse", "prepare", "preview", "report", "diff", "intent", "locate", "status"),
+    (
+        *("listening", "run", "pulse", "prepare", "prepared", "preview", "report", "diff", "intent"),
+        *("locate", "status", "reconcile", "reconciled", "reconciling", "recover", "lookup", "tasks_of_run"),
+        "probe",
+    ),
     ("library", "doctor"),
     ("cli",),
     ("__main__",),
@@ -143,7 +147,7 @@ def test_the_emulator_stands_beside() -> None:
 
 
 def test_the_sdk_is_imported_in_one_place() -> None:
-    """Only the reference transport and the emulator's reading of the service model import it."""
+    """Only the transports and the emulator's reading of the service model import it."""
     users = {
         module
         for module in MODULES
@@ -153,6 +157,7 @@ def test_the_sdk_is_imported_in_one_place() -> None:
         "dispatcher.transport.aiobotocore",
         "dispatcher.transport.chain",
         "dispatcher.transport.inspecting",
+        "dispatcher.transport.wire",
     }
 
 

@@ -292,3 +292,97 @@ def test_a_thread_keeps_the_loop_free() -> None:
         assert sorted(bench.durable) == list(range(1, 701))
 
     run(test)
+
+
+def test_what_cannot_be_told_is_a_failure() -> None:
+    """Nobody waits for a flush that the timer began: an error in telling must end the run, not go unheard."""
+
+    async def test() -> None:
+        bench = Bench()
+
+        def forgetful(_outcomes: Sequence[Outcome]) -> None:
+            raise MemoryError
+
+        bench.writer._on_durable = forgetful
+        bench.hand_in(0, BLOCK_ROWS)
+        await settle()
+        assert len(bench.failures) == 1
+        assert "MemoryError" in str(bench.failures[0])
+        with pytest.raises(CheckpointError, match="cannot be told"):
+            await bench.writer.flush()
+        await bench.writer.close()
+
+    run(test)
+
+
+def test_every_commit_of_outcomes_is_marked() -> None:
+    """The registry hears of a block, a split and a give-back, and of nothing that tells of no batch."""
+
+    async def test() -> None:
+        bench = Bench()
+        marks: list[list[int]] = []
+        bench.writer._mark = lambda batches: marks.append([batch.number for batch in batches])
+        await bench.writer.check_lease()
+        await bench.writer.flush()
+        assert marks == []
+        bench.hand_in(0, 2)
+        await bench.writer.flush()
+        await bench.writer.give_back([bench.batches[2].number])
+        claimed = await bench.writer.claim(limit=2, max_devices=None)
+        assert marks == [[], [], [batch.number for batch in claimed]]
+        await bench.writer.close()
+
+    run(test)
+
+
+def test_blocks_that_gather_during_a_commit_follow_at_once() -> None:
+    """More than a block waits when a commit ends: the next one does not wait for its age."""
+
+    async def test() -> None:
+        offload = HeldOffload()
+        bench = Bench(offload=offload)
+        bench.hand_in(0, BLOCK_ROWS)
+        await settle()
+        bench.hand_in(BLOCK_ROWS, 2 * BLOCK_ROWS)
+        for _ in range(2):
+            offload.gate.release()
+            await settle()
+        assert len(bench.durable) == 3 * BLOCK_ROWS
+        await bench.writer.close()
+
+    run(test)
+
+
+def test_closing_waits_for_a_turn_whose_caller_is_gone() -> None:
+    """A cancelled give-back is still under way when the run ends."""
+
+    async def test() -> None:
+        offload = HeldOffload()
+        bench = Bench(offload=offload)
+        giving = asyncio.create_task(bench.writer.give_back([bench.batches[0].number]))
+        await settle()
+        giving.cancel()
+        await settle()
+        closing = asyncio.create_task(bench.writer.close())
+        await settle()
+        assert not closing.done()
+        offload.gate.release()
+        await closing
+        assert bench.batches[0].number not in bench.checkpoint._claims
+
+    run(test)
+
+
+def test_a_loop_that_ends_takes_its_turns_along() -> None:
+    """A turn that is cancelled itself, as a closing loop does, leaves no complaint."""
+
+    async def test() -> None:
+        bench = Bench(offload=HeldOffload())
+        flush = asyncio.create_task(bench.writer.flush())
+        await settle()
+        for turn in list(bench.writer._turns):
+            turn.cancel()
+        await asyncio.gather(flush, return_exceptions=True)
+        assert flush.cancelled()
+
+    run(test)
