@@ -5,6 +5,7 @@ Not collected by `make test`: a time is told here, never asserted.
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from typing import TYPE_CHECKING, Any
 
@@ -12,14 +13,22 @@ import pytest
 from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import ReadOnlyCredentials
+from opentelemetry import trace
+from opentelemetry.sdk.trace import TracerProvider
+from prometheus_client import CollectorRegistry, generate_latest
 
 from dispatcher.checkpoint.base import Plan
 from dispatcher.checkpoint.sqlite import SqliteCheckpoint
+from dispatcher.delivery import Delivery
 from dispatcher.emulator.fleet import fleet_id
+from dispatcher.metrics import Metrics
 from dispatcher.model import BatchState, Lane, Outcome, Pace
+from dispatcher.observe import Call, Hooks, Progress
 from dispatcher.plan import ClientTokens, cut
 from dispatcher.policy.rate_learner import RateLearner
 from dispatcher.policy.token_bucket import TokenBucket
+from dispatcher.settings import Settings
+from dispatcher.tracing import RunTrace
 from dispatcher.transport.base import answer_for
 from dispatcher.transport.sigv4 import Signer
 
@@ -109,6 +118,73 @@ def _accepted(batch: Batch) -> Outcome:
     return Outcome(
         batch.number, BatchState.ACCEPTED, 10, 1, 1.0, 2.0, task_id, f"arn:aws:x:y:z:task/{task_id}"
     )
+
+
+CALL: dict[str, Any] = {
+    "batch": 7,
+    "devices": 10,
+    "attempt": 1,
+    "answer": "accepted",
+    "task_id": "st-0",
+    "sent_at": 1.0,
+}
+
+
+class _Told:
+    """As the sender tells of a call that came back."""
+
+    def __init__(self, hooks: Hooks) -> None:
+        self._tell_call = hooks.call if hooks.hears_calls else None
+
+    def came_back(self) -> None:
+        if self._tell_call is not None:
+            self._tell_call(Call(**CALL, elapsed_s=0.05))
+
+
+class _Live:
+    plan = PLAN
+    progress = Progress()
+    settings = Settings().resolve()
+
+
+def test_a_call_that_nobody_hears_of(benchmark: Any) -> None:
+    """Metrics and tracing off: one check."""
+    benchmark(_Told(Hooks()).came_back)
+
+
+def test_a_call_for_metrics(benchmark: Any) -> None:
+    """Metrics on: one observation of the histogram, on the run's loop."""
+    metrics, hooks = Metrics(), Hooks()
+    hooks.hear_calls(metrics.follow(_Live()))
+    benchmark(_Told(hooks).came_back)
+
+
+def test_a_scrape_of_one_run(benchmark: Any) -> None:
+    """What a scrape takes from the run, on a thread of its own: everything read and rendered."""
+    registry = CollectorRegistry()
+    metrics = Metrics(registry)
+    metrics.follow(_Live())(Call(**CALL, elapsed_s=0.05))
+    assert benchmark(generate_latest, registry)
+
+
+def test_a_call_for_tracing(benchmark: Any) -> None:
+    """Tracing on, as the run's loop pays for it: the call is put into a queue."""
+
+    async def go() -> None:
+        hooks = Hooks()
+        delivery = Delivery(lambda _: None, run="micro")
+        hooks.hear_calls(delivery.take)
+        benchmark.pedantic(_Told(hooks).came_back, rounds=100, iterations=100)
+        await delivery.finish()
+
+    asyncio.run(go())
+
+
+def test_a_span(benchmark: Any) -> None:
+    """Tracing on, as the span thread pays for it: a span made and ended, sampled, exported nowhere."""
+    trace.set_tracer_provider(TracerProvider())  # once a process: this is the only one that does
+    spans = RunTrace(PLAN)
+    benchmark(lambda: spans.call(Call(**CALL, elapsed_s=0.05)))
 
 
 def test_signing_a_call(benchmark: Any) -> None:

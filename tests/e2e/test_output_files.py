@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import signal
 import subprocess
 import sys
 import threading
@@ -12,6 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+
+from dispatcher.emulator.faults import Fault, FaultPlan
 
 if TYPE_CHECKING:
     from tests.e2e.conftest import Emulators, Site
@@ -169,3 +172,25 @@ def test_help_that_nobody_reads_is_no_failure(site: Site, words: list[str]) -> N
     os.close(writer)
     _, err = process.communicate(timeout=60)
     assert (process.returncode, err) == (0, b"")
+
+
+@pytest.mark.parametrize("end", ["whole", "sigterm", "denied"])
+def test_a_log_is_complete_at_exit(site: Site, emulate: Emulators, end: str) -> None:
+    """However a run ends, its log tells of every batch that the report has settled, and of the end."""
+    shares = {Fault.DENIED: 1e-12}  # strikes nobody yet
+    service = emulate(600, latency_s=0.02, faults=FaultPlan(shares=shares))
+    log = site.folder / "log.jsonl"
+    manifest = site.manifest(site.ids(600), limits={"rate_per_s": 60, "burst": 1})
+    process = site.start_run(manifest, service, "--log-file", log)
+    if end == "sigterm":
+        site.signal_after(process, service, 10, signal.SIGTERM)
+    elif end == "denied":
+        site.wait_until(lambda: len(service.calls) >= 10 or process.poll() is not None)
+        shares[Fault.DENIED] = 1.0
+    done = site.end(process)
+    assert done.code == {"whole": 0, "sigterm": 143, "denied": 3}[end], done.err
+    events = [json.loads(line) for line in log.read_text().splitlines()]
+    told = {one for event in events if event["event"] == "batch settled" for one in event["device_ids"]}
+    assert told == {row["device_id"] for row in site.receipts() if row["state"] != "pending"}
+    assert (events[0]["event"], events[-1]["event"]) == ("run started", "run ended")
+    assert events[-1]["exit"] == done.code

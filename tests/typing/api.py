@@ -4,23 +4,43 @@ from __future__ import annotations
 
 from typing import assert_type
 
+from prometheus_client import CollectorRegistry
+
 from dispatcher import (
+    Backup,
     BatchSettled,
+    CheckpointCorrupt,
     CheckpointError,
+    CheckpointIo,
+    CheckpointLeased,
     Command,
     Counts,
     Dispatcher,
     DispatcherError,
+    Doubt,
     Event,
+    EventsMissed,
+    Hook,
     Inventory,
+    LaneChanged,
     Limits,
     Manifest,
     ManifestError,
+    PlanMismatch,
+    Preview,
+    RateChanged,
     Receipt,
     Reconciled,
+    RunEnded,
+    RunInterrupted,
+    RunProgressed,
+    RunStarted,
     RunStopped,
     Settings,
+    Status,
     Summary,
+    TaskReplayed,
+    UnreadableRun,
     UsageError,
     open_dispatcher,
 )
@@ -83,3 +103,51 @@ def build_a_manifest(devices: list[str]) -> Manifest:
         limits=Limits(rate_per_s=5, token_window_s=300),
         tags={"owner": "ops"},
     )
+
+
+async def look_and_stop(path: str) -> None:
+    """What a program asks of runs beside running them, and its metrics."""
+    async with open_dispatcher(registry=CollectorRegistry()) as dispatcher:
+        assert_type(dispatcher.metrics_url, str | None)
+        preview = await dispatcher.plan(Manifest.load(path))
+        assert_type(preview, Preview)
+        assert_type(preview.devices, int)
+        status = await dispatcher.status("night")
+        assert_type(status, Status)
+        assert_type(status.doubt, Doubt)
+        assert_type(await dispatcher.runs(), list[Status | UnreadableRun])
+        assert_type(await dispatcher.backup("night", path), Backup)
+        dispatcher.drain()
+        dispatcher.drain(run="night", exit_code=75)
+        try:
+            await dispatcher.resume("night")
+        except RunInterrupted as stopped:
+            assert_type(stopped.exit_code, int)
+        except (CheckpointCorrupt, CheckpointIo, CheckpointLeased, PlanMismatch) as refused:
+            assert_type(refused.run, str | None)
+
+
+async def hear_with_a_coroutine() -> None:
+    """A hook may be a coroutine function; `Hook` is the type of both."""
+
+    async def hear(event: Event) -> None:
+        match event:
+            case RunStarted():
+                assert_type(event.resumed, bool)
+            case RunProgressed():
+                assert_type(event.rate_per_s, float)
+            case RateChanged():
+                assert_type(event.rate_per_s, float)
+            case LaneChanged():
+                assert_type(event.reason, str | None)
+            case TaskReplayed():
+                assert_type(event.task_id, str)
+            case EventsMissed():
+                assert_type(event.count, int)
+            case RunEnded():
+                assert_type(event.exit, int)
+
+    hooks: list[Hook] = [hear, print]
+    async with open_dispatcher(Settings(metrics="9464", tracing=True)) as dispatcher:
+        for hook in hooks:
+            await dispatcher.run(Manifest.load("reboot.yaml"), on_event=hook)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from typing import TYPE_CHECKING
 
 import click
@@ -34,6 +35,33 @@ def test_a_torn_line_does_not_spoil_the_next(tmp_path: Path, monkeypatch: pytest
         monkeypatch.undo()
     assert (tmp_path / "log").read_text().splitlines() == ["firs", "third"]
     assert len(said) == 1
+
+
+def test_a_log_that_is_closed_writes_no_other_file(tmp_path: Path) -> None:
+    """A thread may be at an event still: what came before the close is whole, what comes after is dropped."""
+    log = EventLog(str(tmp_path / "log"))
+    writing, go_on = threading.Event(), threading.Event()
+
+    def write(count: int) -> None:
+        for number in range(count):
+            log.append(f"line {number}")
+            if number == 100:
+                writing.set()
+        go_on.wait(10)
+        log.append("late")
+
+    with log:
+        thread = threading.Thread(target=write, args=(20_000,))
+        thread.start()
+        writing.wait(10)
+    other = os.open(tmp_path / "other", os.O_CREAT | os.O_WRONLY)  # takes the number that the log had
+    go_on.set()
+    thread.join(20)
+    os.close(other)
+    lines = (tmp_path / "log").read_text().splitlines()
+    assert len(lines) > 100
+    assert lines == [f"line {number}" for number in range(len(lines))]
+    assert (tmp_path / "other").read_bytes() == b""
 
 
 def test_a_broken_pipe_inside_is_a_bug(
