@@ -148,12 +148,14 @@ class Preparation:
         digest: str,
         *,
         rebuilt: bool = False,
+        unsearched: bool = False,
     ) -> tuple[Fold, InventoryReport]:
         """Read the inventory, sort it, and write plan and batches in one transaction."""
         fold = Fold()
         with SortedSpool(checkpoint.path.parent) as spool:
             report = inventory.read_into(spool)
             plan = self._plan(intent, digest, rebuilt=rebuilt, bad_rows=report.bad_rows)
+            plan = msgspec.structs.replace(plan, unsearched=unsearched)
             lane = Lane(index=0, region=intent.region, account=intent.manifest.account)
             checkpoint.write_plan(plan, [lane], cut(fold.distinct(spool.sorted_blocks())))
         return fold, report
@@ -245,6 +247,7 @@ class Preparation:
             found = diff(fold.distinct(spool.sorted_blocks()), checkpoint.rows(), folder=folder)
         try:
             self._diff = found.as_json()
+            _check_searched(plan, self._diff)
             check_removals(found, self._settings)
             changes = sum(count for what, count in self._diff.items() if what != "kept")
             if changes and self._confirm is not None:
@@ -377,3 +380,14 @@ class Preparation:
 def encoded(holder: Holder) -> str:
     """Return a holder as the lease keeps it."""
     return msgspec.json.encode(holder).decode()
+
+
+def _check_searched(plan: Plan, found: dict[str, int]) -> None:
+    """Refuse new devices where the lost checkpoint may have known them."""
+    new = found["added"] + found["returned"]
+    if plan.unsearched and new:
+        raise CheckpointError(
+            f"the checkpoint of run {plan.run} was lost, and the service's tasks were never listed to the end"
+            f" since: the {new} devices that the manifest has gained may have their task already",
+            hint=f"first reconcile it: {reconcile()}",
+        )

@@ -90,10 +90,18 @@ class Reconciliation:
             removed=self._recovered.removed,
         )
         await self._offload.run(lambda: self._settle(view, nowhere, is_behind=behind))
+        if tasks.is_complete:
+            await self._offload.run(self._searched)
         result.counts = before if result.dry_run else await self._offload.run(self._conclude)
         result.calls, result.throttled = self._lookup.calls, self._lookup.throttled
         result.elapsed_s = self._clock.monotonic() - began_s
         return result
+
+    def _searched(self) -> None:
+        """Note that every task of the run is in the checkpoint now: new devices may be planned again."""
+        store = self._recovered.store
+        if store is not None and self._plan.unsearched:
+            store.amend(msgspec.structs.replace(self._plan, unsearched=False), now=self._clock.wall())
 
     def _check_account(self, tasks: TasksOfRun) -> None:
         expected = self._plan.account or self._stored.standing().account

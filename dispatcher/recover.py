@@ -193,7 +193,7 @@ class Recovery(Preparation):
                 " have none in a manifest of another name",
             )
         self._check_holder(checkpoint)
-        self._write(intent, checkpoint, inventory, digest, rebuilt=True)
+        self._write(intent, checkpoint, inventory, digest, rebuilt=True, unsearched=True)
         last = checkpoint.last_number()
         is_same = (digest, intent.selection_digest) == (sent.inventory_digest, sent.selection_digest)
         mark = sent.reached if is_same and sent.planned == last else last

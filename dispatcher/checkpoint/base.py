@@ -45,6 +45,8 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     """Unix seconds."""
     rebuilt: bool = False
     """True where the plan replaces a checkpoint that was lost."""
+    unsearched: bool = False
+    """True where it does, and the service's list was not read to its end since: it may name other devices."""
     bad_rows: int = 0
     limits: dict[str, int | float] = {}
     """The limits the manifest gave, for `resume`, which reads no manifest."""
@@ -227,7 +229,7 @@ class Checkpoint(Stored, Protocol):
         """
 
     def amend(self, plan: Plan, *, now: float) -> None:
-        """Store the plan with other limits."""
+        """Store the plan with other limits, or as searched."""
 
     def learn(
         self,

@@ -386,6 +386,25 @@ def test_a_denied_list_is_exit_3(site: Site, emulate: Emulators) -> None:
     assert "snow-device-management:ListTasks" in found["error"]
 
 
+def test_what_a_lost_checkpoint_knew_is_not_sent_again(site: Site, emulate: Emulators) -> None:
+    """A device that left, and returns after the loss: its task may be on a page that nobody has read."""
+    service, ids = emulate(1_100), sorted(site.ids(1_100))
+    limits = {"rate_per_s": 2_000, "burst": 50}
+    assert site.run(site.manifest(ids, limits=limits), service).code == 0
+    lose(site)
+    words = ("--endpoint-url", service.url)
+    reconcile(site, site.manifest(ids[:-1], limits=limits), *words, "--max-pages", 1, code=1)
+    manifest = site.manifest(ids, limits=limits)
+    refused = site.run(manifest, service)
+    assert (refused.code, refused.summary["calls"]) == (4, 0), refused.err
+    assert "never listed to the end" in refused.err
+    assert f"dispatcher reconcile {manifest}" in refused.err
+    reconcile(site, manifest, *words, code=0)
+    done = site.run(manifest, service)
+    assert (done.code, done.summary["calls"]) == (0, 0), done.err
+    only_once(service)
+
+
 def test_a_signal_ends_it_resumably(site: Site, emulate: Emulators) -> None:
     """130 and 143, one line with the command to go on; what was written stays."""
     service = emulate(2_000)

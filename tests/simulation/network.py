@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from dispatcher.model import Answer, Kind
 from dispatcher.plan import SYSTEM_TAG_RUN, SYSTEM_TAG_TOKEN
 from dispatcher.transport import aiobotocore, base
+from dispatcher.transport.looking import page_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -124,10 +125,20 @@ class SimTransport:
         task = world.service.tasks.get(task_id)
         if task is None:
             return base.answer_for(404, "ResourceNotFoundException", "no such task")
-        return base.TaskView(task.created_at, world.true_s(), tuple(task.device_ids()))
+        return base.TaskView(task.created_at, world.true_s(), tuple(task.device_ids()), tags=task.tag_map())
 
     async def list_tasks(self, next_token: str | None, limit: int) -> base.TaskPage | Answer:
-        raise NotImplementedError("the simulation does not reconcile yet")
+        world = self._world
+        await asyncio.sleep(world.scenario.latency_s)
+        if world.mode() is not None:  # whatever befalls a call befalls a look
+            world.count("look", "failed")
+            return Answer(kind=Kind.NO_REPLY, code="ConnectionReset")
+        params: dict[str, Any] = {"maxResults": limit}
+        if next_token is not None:
+            params["nextToken"] = next_token
+        reply = world.service.handle("ListTasks", params, world.true_s(), region=self._plan.region)
+        world.count("look", "page")
+        return page_of(dict(reply.body))
 
     async def renew(self) -> Answer | None:
         await asyncio.sleep(0.1)

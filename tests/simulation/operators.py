@@ -72,6 +72,15 @@ class Operators:
                 self._put(path, content)
             self._aside.clear()
 
+    async def reconcile(self) -> None:
+        """Look up what is in doubt: by the manifest where the checkpoint is gone."""
+        world = self._world
+        if world.is_amnesiac or world.is_shared:
+            return
+        is_there = world.checkpoint.exists()
+        world.count("between", "reconcile" if is_there else "reconcile a lost one")
+        await world.reconcile(str(world.checkpoint) if is_there else self.manifest())
+
     # Before a process starts
 
     async def before(self, life: int) -> None:

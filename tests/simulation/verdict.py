@@ -91,6 +91,26 @@ def _check_registry(world: World, process: Process, rows: dict[str, tuple[str, A
                 world.witness.breaks(4, f"batch {number} was sent above the registry's mark {record.mark}")
 
 
+def check_released(world: World) -> None:
+    """What a reconcile put back into the plan has no task; of a reboot it may put nothing back."""
+    if world.scenario.command == "reboot":
+        world.witness.breaks(1, "a reconcile put a reboot back into the plan without being told to")
+    made = {task.client_token for task in world.service.tasks.in_order}
+    with world.looking(), _copy(world) as reader:
+        rows = {} if reader is None else rows_by_token(reader, ClientTokens(reader.plan()))
+    for token, (state, row) in rows.items():
+        if state != "planned":
+            continue
+        if token in made:
+            world.witness.breaks(1, f"a reconcile put batch {row.number} back, and it has a task")
+        for departure in world.witness.by_token.get(token, ()):
+            departure.is_ruled_out = True
+    for token, departures in world.witness.by_token.items():
+        if token not in rows and token not in made:
+            for departure in departures:
+                departure.is_ruled_out = True
+
+
 def check_process(world: World, process: Process) -> None:
     """How a process may end: with a judgement or an error of ours, and never with damage."""
     error, witness = process.error, world.witness
@@ -193,7 +213,7 @@ def _check_receipts(world: World, reader: Any, commanded: Counter[str]) -> None:
         if state == "accepted":
             if task is None or device not in task.device_ids():
                 witness.breaks(3, f"{device} is accepted, and task {receipt.task_id} does not command it")
-            elif task.client_token != receipt.client_token:
+            elif task.client_token != receipt.client_token and not world.is_replanned:
                 witness.breaks(1, f"{device}: the receipt's client token is not the task's")
         elif device in commanded and state != "in_doubt":
             witness.breaks(4, f"{device} has a task and is {state}")
@@ -238,9 +258,12 @@ def _check_doubt(world: World, rows: dict[str, tuple[str, Any]]) -> None:
         "lose", "stale", "stall",
     }  # fmt: skip
     span_s = world.true_s() - 1_800_000_000.0
-    for state, row in rows.values():
+    made = {task.client_token for task in world.service.tasks.in_order}
+    for token, (state, row) in rows.items():
         if state not in ("in_doubt", "sent"):
             continue
+        if token in made:
+            witness.breaks(6, f"batch {row.number} is in doubt at the end, and a reconcile finds its task")
         is_poisoned = world.scenario.is_wrong_region or any(device in world.bad for device in row.targets)
         if not unsettleable and not is_poisoned and span_s < 0.7 * world.scenario.limits["token_window_s"]:
             witness.breaks(6, f"batch {row.number} is in doubt at the end, and could have been settled")

@@ -32,9 +32,13 @@ class Departure:
     """By the clock of the host."""
     answer: Answer | None = None
     """None while it flies, and for ever where its process died meanwhile."""
+    is_ruled_out: bool = False
+    """Whether a reconcile has found that nothing came of it."""
 
     @property
     def may_have_created(self) -> bool:
+        if self.is_ruled_out:
+            return False
         return self.answer is None or CREATED[self.answer.kind] is not Created.NO
 
 
@@ -167,6 +171,12 @@ class Witness:
             if not doubtful:
                 continue
             state, row = rows.get(token, ("nowhere", None))
+            if row is None and self.world.is_replanned:
+                devices = set(doubtful[0].targets)
+                for other, held in rows.values():
+                    if other == "planned" and devices & set(held.targets):
+                        self.breaks(4, f"{when}: a device of {token[:8]} may have its task and is planned")
+                continue
             if state not in ("sent", "in_doubt", "accepted"):
                 self.breaks(4, f"{when}: batch {token[:8]} may exist and is {state}")
             elif state == "in_doubt" and not self.world.has_turned_back:

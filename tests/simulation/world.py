@@ -148,6 +148,8 @@ class World:
         self.has_turned_back = False
         """Whether a clock was ever set back: then ages measured by it may be too small."""
         self.is_recut = False
+        self.is_replanned = False
+        """Whether a reconcile planned anew what was lost: then tokens of old batches may be nobody's."""
         self.is_shared = False
         """Whether the checkpoint lies on a file system of no host here: no power loss reaches it."""
         self.vanished: set[str] = set()
@@ -309,6 +311,8 @@ class World:
         for life in range(self.scenario.lives):
             self.life = life
             await self.operators.before(self.life)
+            if life and random.Random(f"reconcile-{self.scenario.seed}-{life}").random() < 0.2:
+                await self.operators.reconcile()
             await self._live(self.scenario.of_life("moment", self.life))
         self.is_calm = True
         self.life = self.scenario.lives
@@ -318,8 +322,10 @@ class World:
             self.operators.settle_down()
             process = await self._live([])
             self.life += 1
-            if verdict.is_final(self, process):
+            if verdict.is_final(self, process) and not await self.reconcile(str(self.checkpoint)):
                 return
+            if "never listed to the end" in str(process.error):
+                await self.reconcile(self.operators.manifest())
         self.witness.breaks(6, f"liveness: no end after {CALM_LIVES} processes without faults")
 
     async def _live(self, moments: list[Item]) -> Process:
@@ -390,6 +396,43 @@ class World:
         if verb == "run":
             self.operators.applied()
         process.summary = summary
+
+    async def reconcile(self, run: str | Manifest) -> bool:
+        """Look up what is in doubt, as `dispatcher reconcile` does; tell whether it plans anything again."""
+        name = f"r{self.life}{self.host.name}"
+        process = Process(self, name, self.host, self.operators.limits(), is_beside=True)
+        settings = Settings(
+            state_dir=self.host.state, checkpoint=self.checkpoint, take_over=True, allow_network_fs=True,
+            region=REGION, **process.limits,
+        )  # fmt: skip
+
+        async def connect(plan: Any, resolved: Any) -> SimTransport:
+            return SimTransport(self, process, plan, resolved.attempt_timeout_s)
+
+        async def work() -> None:
+            async with open_dispatcher(settings, open_transport=connect) as dispatcher:
+                found = await dispatcher.reconcile(run)
+            self.log(f"{name} reconciled: {found.as_json()}")
+            for what in ("adopted", "released", "history", "contradicted", "twice"):
+                self.reached[f"reconcile: {what}"] += bool(getattr(found, what))
+            self.is_recut |= bool(found.released or found.history)
+            released.append(found.released)
+
+        context, released = copy_context(), [0]
+        self.is_replanned |= not isinstance(run, str)
+        context.run(PROCESS.set, process)
+        try:
+            await context.run(self.loop.create_task, work())
+        except DispatcherError as error:
+            self.log(f"{name} fails: {error.one_line()}")
+            self.count("reconcile", f"exit {error.exit_code}")
+            if self.is_calm:
+                self.witness.breaks(6, f"reconcile: {error.one_line()}")
+        finally:
+            self.disk.close_all(process)
+        if released[-1]:
+            verdict.check_released(self)
+        return bool(released[-1])
 
     def _check_bucket(self, process: Process) -> None:
         engine = None if process.run is None else process.run._engine
