@@ -25,8 +25,7 @@ from dispatcher.locate import find_checkpoint
 from dispatcher.model import Command, Summary
 from dispatcher.prepare import Preparation
 from dispatcher.preview import Preview, preview
-from dispatcher.probe import Probe
-from dispatcher.reconciling import MAX_PAGES, before_resume, check_account, reconcile
+from dispatcher.reconciling import MAX_PAGES, before_fresh, before_resume, check_account, reconcile
 from dispatcher.recover import Recovery
 from dispatcher.report import open_reader, receipts
 from dispatcher.run import Run
@@ -146,7 +145,7 @@ class Dispatcher:
                 listeners.follow(run)
                 if run.is_complete():
                     return run.already_complete()
-                transport = await self._ready(run, before)
+                transport = await self._ready(run, prepared, before)
                 try:
                     return await run.go(transport)
                 finally:
@@ -155,7 +154,7 @@ class Dispatcher:
                 self._runs.discard(run)
                 run.close()
 
-    async def _ready(self, run: Run, before: Callable[[Run], None] | None) -> Transport:
+    async def _ready(self, run: Run, prepared: Prepared, before: Callable[[Run], None] | None) -> Transport:
         """Ask, connect and check the account; where any of it fails, the lease is given back."""
         try:
             if before is not None:
@@ -164,7 +163,7 @@ class Dispatcher:
             try:
                 await check_account(run.account, run.plan.run, transport)
                 if run.may_be_known_elsewhere:
-                    await Probe(transport, run.plan, run.settings, self._clock).look()
+                    await before_fresh(prepared, run.settings, self._clock, transport)
             except BaseException:
                 await transport.close()
                 raise

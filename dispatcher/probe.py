@@ -1,9 +1,11 @@
 """Before the first call of a fresh run: does the service know this run already?
 
-A host without a record cannot know what another one sent. Inside the token window that is harmless, since
-the service answers the same client tokens with the tasks it has. Outside it devices would get a second task,
-so the first pages of ListTasks are searched for the run's tag. It is a look, not a proof: a list too long for
-it, a service that does not list, or a missing permission leaves the run as it was, and never fails it.
+A host without a record cannot know what another one sent. Inside the token window that is harmless as long
+as batches are cut alike, since the service answers the same client tokens with the tasks it has; then all of
+the plan counts as in doubt, so that nothing is cut otherwise. Outside it, or where a task has a token of no
+batch, devices would get a second task. So the first pages of ListTasks are searched for the run's tag. It is
+a look, not a proof: a list too long for it, a service that does not list, or a missing permission leaves the
+run as it was, and never fails it.
 """
 
 from __future__ import annotations
@@ -16,12 +18,13 @@ from dispatcher.errors import CheckpointError, DispatcherError
 from dispatcher.hints import reconcile
 from dispatcher.lookup import PAGE
 from dispatcher.model import Answer, Kind
+from dispatcher.plan import SYSTEM_TAG_TOKEN, ClientTokens
 from dispatcher.policy.token_bucket import TokenBucket
 from dispatcher.policy.token_window import TokenWindow
 from dispatcher.tasks_of_run import is_of_run
 
 if TYPE_CHECKING:
-    from dispatcher.checkpoint.base import Plan
+    from dispatcher.checkpoint.base import Plan, Stored
     from dispatcher.clock import Clock
     from dispatcher.settings import Resolved
     from dispatcher.transport.base import TaskSummary, TaskView, Transport
@@ -37,8 +40,11 @@ log = logging.getLogger("dispatcher")
 class Probe:
     """One look for tasks of a run that has no record here."""
 
-    def __init__(self, transport: Transport, plan: Plan, settings: Resolved, clock: Clock) -> None:
+    def __init__(
+        self, transport: Transport, plan: Plan, settings: Resolved, clock: Clock, *, stored: Stored
+    ) -> None:
         self._transport = transport
+        self._stored = stored
         self._plan = plan
         self._settings = settings
         self._clock = clock
@@ -46,31 +52,46 @@ class Probe:
         now_s = clock.monotonic()
         self._bucket = TokenBucket(settings.rate_per_s, settings.burst, now_s=now_s, level=1.0)
 
-    async def look(self) -> None:
-        """Raise `CheckpointError` where tasks of the run are older than the token window."""
+    async def look(self) -> float | None:
+        """Return since when the service has tasks of this very plan, in Unix seconds; None without any.
+
+        Raises `CheckpointError` where they are older than the token window, or not this plan's.
+        """
         try:
             async with asyncio.timeout(DEADLINE_S):
-                await self._look()
+                found = await self._found()
+                views = [await self._described(task_id) for task_id in _ends(found)]
         except TimeoutError:
-            return
+            return None
         except DispatcherError:
             raise
         except Exception:  # whoever answers may not be the service: a look must not fail a run
             log.debug("the look for earlier tasks failed", exc_info=True)
+            return None
+        return await self._judged(found, views)
 
-    async def _look(self) -> None:
-        found = await self._found()
+    async def _judged(self, found: list[TaskSummary], views: list[TaskView | None]) -> float | None:
         if not found:
-            return
-        views = [await self._described(one) for one in dict.fromkeys((found[0].task_id, found[-1].task_id))]
-        if all(view is not None and self._is_young(view) for view in views):
+            return None
+        known = [view for view in views if view is not None and self._is_young(view)]
+        is_whole = self._settings.limit is None  # it would cut a batch that has its task
+        if len(known) == len(views) and is_whole and await asyncio.to_thread(self._are_ours, found):
             log.info("the service has tasks of run %s inside the token window", self._plan.run)
-            return
+            return min(self._clock.wall(), *(view.created_at for view in known))
         raise CheckpointError(
             f"the service already has tasks of run {self._plan.run} ({found[0].task_id}), and this host has"
             " no record of them",
             hint=f"take them up with: {reconcile()}; or give another --run-key to command the devices again",
         )
+
+    def _are_ours(self, found: list[TaskSummary]) -> bool:
+        """Whether every task has the client token of a batch as it is cut here."""
+        tokens, left = ClientTokens(self._plan), {task.tags.get(SYSTEM_TAG_TOKEN) for task in found}
+        for row in self._stored.rows():
+            left.discard(tokens.of(row.targets))
+            if not left:
+                return True
+        return False
 
     async def _found(self) -> list[TaskSummary]:
         token: str | None = None
@@ -107,3 +128,8 @@ class Probe:
         # HTTP dates have no fractions, so a task of this second may seem to be of the next one.
         created_at = min(view.created_at, now) if view.created_at < now + 2.0 else view.created_at
         return TokenWindow(self._settings.resend_window_s).is_open(created_at, now, None)
+
+
+def _ends(found: list[TaskSummary]) -> list[str]:
+    """Return the ids of the first and the last task."""
+    return list(dict.fromkeys(task.task_id for task in (*found[:1], *found[-1:])))

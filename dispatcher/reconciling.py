@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from dispatcher.checkpoint.writer import ThreadOffload
 from dispatcher.errors import PlanMismatch, RunStopped, UsageError
 from dispatcher.lookup import Lookup
+from dispatcher.probe import Probe
 from dispatcher.reconcile import Reconciliation
 from dispatcher.recover import Recovered
 
@@ -90,6 +91,24 @@ async def before_resume(
     prepared.notes.append(f"looked up at the service: {words}")
     if found.twice:
         log.warning("the service made more than one task for %d devices of run %s", found.twice, plan.run)
+
+
+async def before_fresh(prepared: Prepared, settings: Resolved, clock: Clock, transport: Transport) -> None:
+    """Ask whether another host has sent this plan; then all of it is in doubt, and asked again as it is.
+
+    Raises `CheckpointError` where asking again could make second tasks.
+    """
+    checkpoint = prepared.checkpoint
+    since = await Probe(transport, prepared.plan, settings, clock, stored=checkpoint).look()
+    if since is None:
+        return
+
+    def doubt() -> None:
+        mark = checkpoint.last_number()
+        checkpoint.doubt_up_to(mark, since, now=clock.wall())
+        prepared.marker.reconciled(first_sent_at=since, mark=mark, is_recut=False)
+
+    await asyncio.to_thread(doubt)
 
 
 async def check_account(expected: str | None, run: str, transport: Transport) -> None:

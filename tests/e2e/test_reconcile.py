@@ -303,6 +303,31 @@ def test_a_fresh_run_goes_on_where_it_cannot_ask(site: Site, emulate: Emulators,
     assert (again.code, len(service.tasks())) == (0, 4), again.err
 
 
+@pytest.mark.parametrize("how", ["limit", "edit"])
+def test_a_fresh_run_that_is_cut_otherwise_is_refused(site: Site, emulate: Emulators, how: str) -> None:
+    """Client tokens of other batches are new to the service, inside the window too: nothing is sent."""
+    service, ids = emulate(60), sorted(site.ids(60))
+    assert site.run(site.manifest(ids[:40]), service).code == 0
+    site.state.rename(site.folder / "other")
+    manifest = site.manifest(ids[:40] if how == "limit" else ids[5:45])
+    again = site.run(manifest, service, *(("--limit", 15) if how == "limit" else ()))
+    assert (again.code, again.summary["calls"]) == (4, 0), again.err
+    assert f"dispatcher reconcile {manifest}" in again.err
+    only_once(service)
+
+
+def test_a_fresh_run_inside_the_window_cuts_nothing_anew(site: Site, emulate: Emulators) -> None:
+    """What another host sent is asked again as it was: an edit in between parks it; nobody is sent twice."""
+    service, ids = emulate(60, latency_s=0.2), sorted(site.ids(60))
+    manifest = site.manifest(ids, limits={"max_in_flight": 1})
+    assert site.run(manifest, service).code == 0
+    site.state.rename(site.folder / "other")
+    site.kill_after(site.start_run(manifest, service), service, len(service.running.ledger.calls) + 6)
+    edited = site.run(site.manifest(ids[1:], limits={"max_in_flight": 1}), service, "--yes")
+    assert edited.code in (0, 1), edited.err
+    only_once(service)
+
+
 def test_kills_in_the_middle_change_nothing(site: Site, emulate: Emulators) -> None:
     """Killed after every few reads, and begun again: it comes out as an undisturbed one would."""
     service = emulate(2_000, latency_s=0.01)

@@ -127,7 +127,7 @@ class World:
         chosen = Settings(**options).resolve()
 
         async def work() -> float:
-            await Probe(self.transport(), self.plan, chosen, VirtualClock()).look()
+            await Probe(self.transport(), self.plan, chosen, VirtualClock(), stored=self.store).look()
             return asyncio.get_running_loop().time()
 
         with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
@@ -431,8 +431,29 @@ def test_a_look_finds_an_old_task() -> None:
 def test_a_look_inside_the_window_lets_the_run_go_on() -> None:
     """The service answers the same tokens with the tasks it has."""
     world = World()
-    world.task("smd-1")
+    world.planned(["smd-1", "smd-2"])
+    world.task("smd-1", "smd-2")
     world.probe(token_window_s=86_400)
+
+
+def test_a_look_refuses_tasks_that_are_cut_otherwise() -> None:
+    """Another cut has other tokens, which the service would not know."""
+    world = World()
+    world.planned(["smd-1", "smd-2"])
+    world.task("smd-1", "smd-2")
+    world.probe(token_window_s=86_400)
+    world.task("smd-1")
+    with pytest.raises(CheckpointError, match="already has tasks of run bench"):
+        world.probe(token_window_s=86_400)
+
+
+def test_a_look_refuses_a_limit_where_tasks_are_known() -> None:
+    """A limit cuts the last batch otherwise than its task."""
+    world = World()
+    world.planned(["smd-1", "smd-2"])
+    world.task("smd-1", "smd-2")
+    with pytest.raises(CheckpointError, match="already has tasks of run bench"):
+        world.probe(token_window_s=86_400, limit=1)
 
 
 @pytest.mark.parametrize("kind", [kind for kind in Kind if kind is not Kind.ACCEPTED])
