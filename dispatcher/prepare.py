@@ -221,7 +221,7 @@ class Preparation:
             if stored is not None and binds(checkpoint):
                 raise CheckpointError(
                     f"{checkpoint.path} holds another plan of run {intent.run} than was sent last",
-                    hint=f"put the checkpoint of {last} back, or give --run-key to begin a new run",
+                    hint=f"was {last} moved? Put it back; if it is lost: {reconcile()}",
                 )
             self._write(intent, checkpoint, inventory, digest, rebuilt=True)
         checkpoint.acquire(encoded(this_holder()), now=self._now())

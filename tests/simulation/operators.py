@@ -97,7 +97,9 @@ class Operators:
         if life and self._world.rng.random() < 0.5:
             self.must_take_over = True
 
-    def _edit(self, item: Item) -> None:
+    def _edit(self, item: Item) -> bool:
+        if self._world.is_stale:
+            return False
         rng = random.Random(item.value)
         removed = rng.sample(self._named, int(len(self._named) * rng.choice((0.0, 0.1, 0.4))))
         removed = removed[: len(self._named) - 1]
@@ -107,6 +109,7 @@ class Operators:
         self._gone = [device for device in self._gone if device not in back] + removed
         self._world.is_recut = True
         self._write()
+        return True
 
     def _reorder(self, item: Item) -> None:
         rng = random.Random(item.value)
@@ -196,7 +199,7 @@ class Operators:
         world.host = world.new_host()
         world.checkpoint = world.host.state / "sim.db"
         self._put(world.checkpoint, self._backup.read_bytes())
-        self.must_take_over = True
+        self.must_take_over = world.is_stale = True
         self._forget()
         return True
 
@@ -220,9 +223,12 @@ class Operators:
             "max_in_flight": rng.choice((1, 8, 64)),
         }
 
-    def _limit(self, item: Item) -> None:
+    def _limit(self, item: Item) -> bool:
+        if self._world.is_stale:
+            return False
         self._extra["limit"] = int(item.value)
         self._world.is_recut = True
+        return True
 
     def _resume(self, _item: Item) -> bool:
         """Resume without the manifest; a checkpoint that knows an older manifest is run with the new one."""

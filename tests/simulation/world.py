@@ -51,6 +51,8 @@ REGION = "us-west-2"
 MAX_STEPS = 400_000
 CALM_LIVES = 6
 """Processes without faults after which a run must have come to its end."""
+LOOKED_UP = ("never listed to the end", "already has tasks of run", "than was sent last")
+"""What a run says that asks for a reconcile of its manifest."""
 _STATE_OF = """SELECT coalesce((SELECT state FROM outcome o WHERE o.batch = b.number),
     CASE WHEN EXISTS (SELECT 1 FROM claim c WHERE b.number BETWEEN c.first AND c.last)
     THEN 'sent' ELSE 'planned' END) FROM batch b WHERE targets = ? ORDER BY number DESC LIMIT 1"""
@@ -148,6 +150,8 @@ class World:
         self.has_turned_back = False
         """Whether a clock was ever set back: then ages measured by it may be too small."""
         self.is_recut = False
+        self.is_stale = False
+        """Whether a host goes on from an old copy alone: then nothing may be cut anew before a reconcile."""
         self.is_replanned = False
         """Whether a reconcile planned anew what was lost: then tokens of old batches may be nobody's."""
         self.is_shared = False
@@ -250,16 +254,19 @@ class World:
     @contextlib.contextmanager
     def looking(self) -> Any:
         """Let whoever checks read files without being counted or failed."""
-        self.disk.is_paused = True
+        was_paused, self.disk.is_paused = self.disk.is_paused, True
         try:
             yield
         finally:
-            self.disk.is_paused = False
+            self.disk.is_paused = was_paused
 
     def new_host(self) -> Host:
+        """A machine whose clock is right: it may be behind the one before."""
         name = "ABCDEFGHIJ"[len({process.host for process in self.processes})]
         state = self.disk.root / name
         state.mkdir(mode=0o700, exist_ok=True)
+        if self.processes:
+            self.has_turned_back |= self.host.skew_s > 0.0
         return Host(self, name, state)
 
     # Running it
@@ -324,7 +331,7 @@ class World:
             self.life += 1
             if verdict.is_final(self, process) and not await self.reconcile(str(self.checkpoint)):
                 return
-            if "never listed to the end" in str(process.error):
+            if any(text in str(process.error) for text in LOOKED_UP):
                 await self.reconcile(self.operators.manifest())
         self.witness.breaks(6, f"liveness: no end after {CALM_LIVES} processes without faults")
 
@@ -370,8 +377,8 @@ class World:
         self.count("verb", verb)
         settings = Settings(
             state_dir=host.state, checkpoint=self.checkpoint, take_over=self.operators.must_take_over,
-            allow_network_fs=True, accept_removals=1_000_000, region=REGION, yes=True, reconcile=False,
-            **limits,
+            allow_network_fs=True, accept_removals=1_000_000, region=REGION, yes=True,
+            reconcile=self.is_amnesiac, **limits,
         )  # fmt: skip
         context = copy_context()
         context.run(PROCESS.set, process)
@@ -416,6 +423,8 @@ class World:
             for what in ("adopted", "released", "history", "contradicted", "twice"):
                 self.reached[f"reconcile: {what}"] += bool(getattr(found, what))
             self.is_recut |= bool(found.released or found.history)
+            if found.complete:
+                verdict.rule_out(self)
             released.append(found.released)
 
         context, released = copy_context(), [0]
@@ -442,6 +451,7 @@ class World:
 
     def _before(self, process: Process, verb: str) -> Callable[[Run], None]:
         def look(run: Run) -> None:
+            process.reader = process.connections[-1]
             if verb == "run":
                 self.operators.applied()
             for what, count in (run._prepared.diff or {}).items():
@@ -450,9 +460,11 @@ class World:
             for note in run.notes:
                 self.count("note", verdict.kind_of_note(note))
                 self.log(f"{process.name} note: {note}")
+            if any("go back to the plan" in note for note in run.notes):
+                verdict.check_released(self)
+            self.is_replanned |= any("looked up at the service" in note for note in run.notes)
             if any("rebuilt" in note for note in run.notes):
                 self.witness.told.clear()  # what the lost file said is asked of the service again
-            process.reader = process.connections[-1]
             process.run = run
             process.on_prepared()
             process.has_accepted = run.counts.accepted > 0
