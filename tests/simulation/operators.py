@@ -89,13 +89,21 @@ class Operators:
         self.must_take_over = False
         for item in self._world.scenario.of_life("between", life):
             if item.what in ("gap", "days", "window_passes"):
-                await asyncio.sleep(item.value)
+                await asyncio.sleep(item.value if item.value >= 0.0 else self._until_window(item.value))
             did = getattr(self, f"_{item.what}", lambda _item: None)(item)
             self._world.log(f"operator: {item.what}{'' if did is not False else ' (skipped)'}")
             if did is not False:
                 self._world.count("between", item.what)
         if life and self._world.rng.random() < 0.5:
             self.must_take_over = True
+
+    def _until_window(self, margin_s: float) -> float:
+        """Return how long it is until shortly before the oldest doubt can be asked about no more."""
+        world = self._world
+        world.is_late = True
+        doubtful = [old.true_s for old in world.witness.departures if old.may_have_created]
+        window_s = float(world.scenario.limits["token_window_s"])
+        return max(0.0, min(doubtful, default=0.0) + window_s + margin_s - world.true_s())
 
     def _edit(self, item: Item) -> bool:
         if self._world.is_stale:

@@ -183,7 +183,8 @@ def _between(rng: random.Random, kinds: list[str], lives: int, token_window_s: f
         for what in rng.sample(kinds, min(len(kinds), rng.choice((0, 1, 2, 3)))):
             value = 0.0
             if what == "gap":
-                value = round(rng.uniform(0, token_window_s), 3)
+                share = rng.random()  # below zero: until so long before the window of the oldest doubt ends
+                value = round(token_window_s * share if share > 0.5 else -3.0 * share, 3)
             elif what == "days":
                 value = round(rng.uniform(0.25, 3.0) * 86_400, 3)
             elif what == "window_passes":

@@ -149,6 +149,8 @@ class World:
         """Whether a process goes on from less than is known: inside what the service remembers."""
         self.has_turned_back = False
         """Whether a clock was ever set back: then ages measured by it may be too small."""
+        self.is_late = False
+        """Whether the next call takes long to arrive: a token's window is about to end."""
         self.is_recut = False
         self.is_stale = False
         """Whether a host goes on from an old copy alone: then nothing may be cut anew before a reconcile."""
@@ -247,6 +249,8 @@ class World:
             return self.calls, None
         mode = self.mode()
         fault = self._faults.get(self.calls) if mode is None else mode
+        if self.is_late:
+            self.is_late, fault = False, "late_arrival"
         if fault is not None:
             self.count("window" if mode else "fault", fault)
         return self.calls, fault
