@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from dispatcher.checkpoint.base import Plan
+from dispatcher.checkpoint.base import Lost, Plan
 from dispatcher.checkpoint.lease import Holder, Locks, check_holder, lock_paths, this_holder
 from dispatcher.checkpoint.registry import Marker, Record, Registry
 from dispatcher.checkpoint.sqlite import SqliteCheckpoint
@@ -224,8 +224,8 @@ class Preparation:
                     hint=f"was {last} moved? Put it back; if it is lost: {reconcile()}",
                 )
             self._write(intent, checkpoint, inventory, digest, rebuilt=True)
-        checkpoint.acquire(encoded(this_holder()), now=self._now())
-        checkpoint.doubt_up_to(record.mark, record.first_sent_at, now=self._now())
+        lost = Lost(record.mark, record.first_sent_at)
+        checkpoint.acquire(encoded(this_holder()), now=self._now(), lost=lost)
         self._notes.append(
             f"the checkpoint was {'older than the registry' if has_plan else 'lost'}: rebuilt, and every"
             f" unsettled batch up to {record.mark} counts as in doubt"

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dispatcher.checkpoint.base import Lost
 from dispatcher.checkpoint.lease import this_holder
 from dispatcher.checkpoint.sqlite import SqliteCheckpoint
 from dispatcher.errors import CheckpointError, PlanMismatch
@@ -208,8 +209,8 @@ class Recovery(Preparation):
             )
         assert sent.first_sent_at is not None
         checkpoint.check_pages(thoroughly=True)  # pages of different ages may lie beside each other
-        checkpoint.acquire(encoded(this_holder()), now=self._now())
-        checkpoint.doubt_up_to(mark, sent.first_sent_at, now=self._now(), held=True)
+        lost = Lost(mark, sent.first_sent_at, held=True)
+        checkpoint.acquire(encoded(this_holder()), now=self._now(), lost=lost)
 
     def _removed(self, checkpoint: SqliteCheckpoint, inventory: InventoryReader) -> Collection[str] | None:
         """Return the devices of parked batches that the inventory does not name."""

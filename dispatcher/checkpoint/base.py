@@ -159,6 +159,16 @@ class Stored(Protocol):
     def close(self) -> None: ...
 
 
+class Lost(NamedTuple):
+    """What a checkpoint does not know, having been lost or being older than the registry's mark."""
+
+    mark: int
+    """Every batch up to here that is not settled may have been sent."""
+    first_sent_at: float
+    held: bool = False
+    """Whether only a reconcile may settle them, claims included: the parts of a split may have been sent."""
+
+
 class Checkpoint(Stored, Protocol):
     """A run's durable memory. All instants are Unix seconds."""
 
@@ -168,8 +178,11 @@ class Checkpoint(Stored, Protocol):
     def write_plan(self, plan: Plan, lanes: Sequence[Lane], batches: Iterable[Batch]) -> None:
         """Replace whatever is stored by this plan, in one transaction."""
 
-    def acquire(self, holder: str, *, now: float) -> int:
-        """Take the lease: raise the epoch, and turn every open claim into a doubt. Return the epoch."""
+    def acquire(self, holder: str, *, now: float, lost: Lost | None = None) -> int:
+        """Take the lease: raise the epoch, and turn every open claim into a doubt. Return the epoch.
+
+        What is `lost` is in doubt in the same transaction: this commit makes an old copy look newer.
+        """
 
     def release(self, *, now: float) -> None:
         """Give the lease back at a clean end."""

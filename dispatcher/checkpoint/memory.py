@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from dispatcher.checkpoint import cutting
-from dispatcher.checkpoint.base import Cut, Plan, Row, Standing
+from dispatcher.checkpoint.base import Cut, Lost, Plan, Row, Standing
 from dispatcher.checkpoint.claims import ClaimBook, Span, runs_of
 from dispatcher.errors import CheckpointError, CheckpointLeased
 from dispatcher.model import Batch, BatchState, Counts, Doubt, Lane, Outcome, Resend
@@ -89,11 +89,12 @@ class MemoryCheckpoint:
         self._epoch = epoch
         self._standing = Standing(epoch, standing.holder, standing.heartbeat_at, 0, 0, None, None, None, None)
 
-    def acquire(self, holder: str, *, now: float) -> int:
+    def acquire(self, holder: str, *, now: float, lost: Lost | None = None) -> int:
         for span in sorted(self._spans.values(), key=lambda span: span.at):
             for number in range(span.first, span.last + 1):
                 if number in self._batches and number not in self._kept:
                     self._doubt(number, span.at, now, "Interrupted", _INTERRUPTED)
+                    self._kept[number].held = 0 if lost is not None and lost.held else None
         self._spans.clear()
         self._claims = ClaimBook()
         self._epoch = self._standing.epoch + 1
@@ -101,6 +102,8 @@ class MemoryCheckpoint:
         self._standing = self._standing._replace(
             epoch=self._epoch, holder=holder, heartbeat_at=now, commits=commits
         )
+        if lost is not None:
+            self._doubt_up_to(lost, now)
         return self._epoch
 
     def _doubt(self, number: int, first_sent_at: float, now: float, code: str, message: str) -> None:
@@ -257,11 +260,14 @@ class MemoryCheckpoint:
 
     def doubt_up_to(self, mark: int, first_sent_at: float, *, now: float, held: bool = False) -> None:
         self._fence(now)
+        self._doubt_up_to(Lost(mark, first_sent_at, held), now)
+
+    def _doubt_up_to(self, lost: Lost, now: float) -> None:
         for number in sorted(self._batches):
-            if number <= mark and number not in self._kept:
-                self._doubt(number, first_sent_at, now, "Rebuilt", _REBUILT)
-                self._kept[number].held = 0 if held else None
-        self._standing = self._standing._replace(mark=max(self._standing.mark, mark))
+            if number <= lost.mark and number not in self._kept:
+                self._doubt(number, lost.first_sent_at, now, "Rebuilt", _REBUILT)
+                self._kept[number].held = 0 if lost.held else None
+        self._standing = self._standing._replace(mark=max(self._standing.mark, lost.mark))
 
     def edit(
         self,

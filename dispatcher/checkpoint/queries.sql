@@ -41,8 +41,8 @@ WHERE outcome.state = 'in_doubt' AND excluded.state IN ('in_doubt', 'accepted')
 
 -- name: recover_claims
 -- Whatever a dead holder had claimed and not settled is in doubt since its earliest claim.
-INSERT INTO outcome (batch, state, devices, attempts, first_sent_at, settled_at, code, message)
-SELECT b.number, 'in_doubt', b.size, 0, min(c.at), :now, 'Interrupted', 'the process ended before an answer was recorded'
+INSERT INTO outcome (batch, state, devices, attempts, first_sent_at, settled_at, code, message, held)
+SELECT b.number, 'in_doubt', b.size, 0, min(c.at), :now, 'Interrupted', 'the process ended before an answer was recorded', :held
 FROM claim c JOIN batch b ON b.number BETWEEN c.first AND c.last
 WHERE NOT EXISTS (SELECT 1 FROM outcome o WHERE o.batch = b.number)
 GROUP BY b.number

@@ -22,7 +22,7 @@ import apsw
 import msgspec
 
 from dispatcher.checkpoint import cutting
-from dispatcher.checkpoint.base import Cut
+from dispatcher.checkpoint.base import Cut, Lost
 from dispatcher.checkpoint.claims import ClaimBook, Span, runs_of
 from dispatcher.checkpoint.files import explained
 from dispatcher.checkpoint.reading import BUSY_TIMEOUT_MS, QUERIES, SqliteReader
@@ -143,15 +143,18 @@ class SqliteCheckpoint(SqliteReader):
         self._db.execute("UPDATE run SET next_number = next_number + ?", (count,))
         return first
 
-    def acquire(self, holder: str, *, now: float) -> int:
+    def acquire(self, holder: str, *, now: float, lost: Lost | None = None) -> int:
         self._value("PRAGMA journal_mode=WAL")  # planning that failed left it at DELETE
         with self._atomic():
-            self._db.execute(QUERIES["recover_claims"], {"now": now})
+            held = 0 if lost is not None and lost.held else None
+            self._db.execute(QUERIES["recover_claims"], {"now": now, "held": held})
             self._db.execute("DELETE FROM claim")
             self._db.execute(QUERIES["acquire"], {"holder": holder, "now": now})
             if self._db.changes() != 1:
                 raise CheckpointError(f"{self.path} holds no plan yet")
             self._epoch = int(self._all("SELECT epoch FROM run")[0][0])
+            if lost is not None:
+                self._doubt_up_to(lost, now)
         self._cursor = 0
         self._claims = ClaimBook()
         return self._epoch
@@ -290,11 +293,15 @@ class SqliteCheckpoint(SqliteReader):
 
     def doubt_up_to(self, mark: int, first_sent_at: float, *, now: float, held: bool = False) -> None:
         with self._atomic(now):
-            self._db.execute(
-                QUERIES["doubt_up_to"],
-                {"mark": mark, "first_sent_at": first_sent_at, "now": now, "held": 0 if held else None},
-            )
-            self._db.execute("UPDATE run SET mark = max(mark, ?)", (mark,))
+            self._doubt_up_to(Lost(mark, first_sent_at, held), now)
+
+    def _doubt_up_to(self, lost: Lost, now: float) -> None:
+        held = 0 if lost.held else None
+        self._db.execute(
+            QUERIES["doubt_up_to"],
+            {"mark": lost.mark, "first_sent_at": lost.first_sent_at, "now": now, "held": held},
+        )
+        self._db.execute("UPDATE run SET mark = max(mark, ?)", (lost.mark,))
 
     def edit(
         self,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from dispatcher.checkpoint.base import Lost
 from dispatcher.errors import CheckpointError
 from dispatcher.model import Batch, BatchState, FoundTask, Part, Resend, Ruling
 
@@ -175,3 +176,16 @@ def test_doubts_that_are_held_are_not_resent(store: Store) -> None:
     assert store.now.doubts(after=0, limit=9) == []
     assert store.now.doubt_kinds(0.0) == {"held": (20, 500.0)}
     assert [row.number for row in store.now.rows(after=1)] == [2, 3]
+
+
+@pytest.mark.parametrize("held", [False, True])
+def test_a_lease_of_an_old_copy_doubts_all_that_it_may_not_know(store: Store, held: bool) -> None:
+    """Claims and what is planned up to the mark, at once; held, none of it is the engine's."""
+    store.begin()
+    claimed = store.claim(1, now=900.0)
+    store.now.acquire("second", now=1001.0, lost=Lost(2, 500.0, held=held))
+    assert store.states() == {1: "in_doubt", 2: "in_doubt", 3: "planned"}
+    assert [store.row(number).first_sent_at for number in (claimed[0].number, 2)] == [900.0, 500.0]
+    kind = "held" if held else "resendable"
+    assert store.now.doubt_kinds(0.0) == {kind: (20, 500.0)}
+    assert len(store.now.doubts(after=0, limit=9)) == (0 if held else 2)

@@ -19,7 +19,9 @@ from dispatcher.checkpoint.sqlite import SqliteCheckpoint
 from dispatcher.errors import CheckpointCorrupt, CheckpointError, CheckpointIo
 from dispatcher.model import BatchState, Outcome
 from dispatcher.prepare import Prepared
+from dispatcher.recover import Recovery
 from dispatcher.report import read_lost_commits
+from dispatcher.settings import Settings
 from tests.integration.test_damage import IDS, NOW, Story
 
 
@@ -297,3 +299,26 @@ def test_what_readers_say_of_the_registry(story: Story) -> None:
     assert str(path) in (read_lost_commits(copy, story.state) or "")
     (story.state / "registry" / "fleet.json").write_bytes(b"{")
     assert "damaged" in (read_lost_commits(path, story.state) or "")
+
+
+def test_a_reconcile_that_fails_leaves_no_claim_of_an_old_copy_to_be_resent(story: Story) -> None:
+    """What the copy knew as on the wire may have been split since: only a reconcile that ends may free it."""
+    prepared = story.prepare(story.state)
+    (batch,) = prepared.checkpoint.claim(limit=1, max_devices=None, now=NOW)
+    story._mark(prepared, [batch])
+    old = story.folder / "old.db"
+    back_up(story.state / "fleet.db", old)
+    split = Outcome(batch.number, BatchState.SPLIT, len(batch.targets), 1, NOW, NOW)
+    halves = (batch.targets[:5], batch.targets[5:])
+    story._mark(prepared, prepared.checkpoint.split(split, halves, now=NOW))
+    prepared.close()
+    for path in story.state.glob("fleet.db*"):
+        path.unlink()
+    shutil.copyfile(old, story.state / "fleet.db")
+    (story.state / "fleet.db").chmod(0o600)
+    settings = Settings(state_dir=story.state, region="us-west-2", take_over=True).resolve(None)
+    Recovery(settings).of_stored(story.state / "fleet.db").close(now=NOW)  # the service could not be asked
+    again = story.prepare(story.state)
+    assert again.checkpoint.doubts(after=0, limit=9) == []
+    assert again.checkpoint.doubt_kinds(0.0).keys() == {"held"}
+    again.close()

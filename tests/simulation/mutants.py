@@ -473,7 +473,7 @@ def stale_checkpoint_is_trusted() -> list[Patch]:
 @mutant
 def rebuild_forgets_doubt() -> list[Patch]:
     """a rebuilt checkpoint calls what was sent planned"""
-    return [(sqlite.SqliteCheckpoint, "doubt_up_to", _nothing)]
+    return [(sqlite.SqliteCheckpoint, "_doubt_up_to", _nothing)]
 
 
 @mutant

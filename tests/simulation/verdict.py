@@ -273,5 +273,6 @@ def _check_doubt(world: World, rows: dict[str, tuple[str, Any]]) -> None:
         if token in made:
             witness.breaks(6, f"batch {row.number} is in doubt at the end, and a reconcile finds its task")
         is_poisoned = world.scenario.is_wrong_region or any(device in world.bad for device in row.targets)
-        if not unsettleable and not is_poisoned and span_s < 0.7 * world.scenario.limits["token_window_s"]:
+        is_for_good = is_poisoned or row.held == 0  # held: what a lost or old checkpoint cannot know
+        if not unsettleable and not is_for_good and span_s < 0.7 * world.scenario.limits["token_window_s"]:
             witness.breaks(6, f"batch {row.number} is in doubt at the end, and could have been settled")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from dispatcher.model import FACTS, Created
+from dispatcher.model import FACTS, Created, Kind
 
 if TYPE_CHECKING:
     from dispatcher.emulator.reply import Reply
@@ -131,6 +131,12 @@ class Witness:
             if self.world.service.tasks.get(answer.task_id or "") is None:
                 self.breaks(3, f"{departure.token[:8]} counts as accepted, and there is no such task")
 
+    def doubted(self, devices: tuple[str, ...]) -> None:
+        """A doubt is durable: a batch whose token was used otherwise must not be asked about any more."""
+        for old in self.departures:
+            if old.targets == devices and old.answer is not None and old.answer.kind is Kind.MISMATCH:
+                self.mismatched.add(old.token)
+
     def check_rate(self) -> None:
         """In any time T at most rate·T + burst calls leave: of one process, and of all that took turns."""
         processes = self.world.processes
@@ -164,6 +170,11 @@ class Witness:
         if not is_capped and bucket.level < level - 0.5:
             self.breaks(5, f"{process.name}: the bucket holds {bucket.level:.2f} permits, not {level:.2f}")
 
+    def _is_held(self, devices: tuple[str, ...], rows: dict[str, tuple[str, Any]]) -> bool:
+        """Whether an old copy, which knows nothing of a batch, sends its devices under no other token."""
+        now = {device: row.held for _, row in rows.values() for device in row.targets}
+        return self.world.operators.has_lost and all(now.get(device) == 0 for device in devices)
+
     def check_stored(self, rows: dict[str, tuple[str, Any]], *, when: str) -> None:
         """Hold a checkpoint, by client token, against the wire: after a crash and before a process sends."""
         for token, departures in self.by_token.items():
@@ -171,7 +182,7 @@ class Witness:
             if not doubtful:
                 continue
             state, row = rows.get(token, ("nowhere", None))
-            if row is None and self.world.is_replanned:
+            if row is None and (self.world.is_replanned or self._is_held(doubtful[0].targets, rows)):
                 devices = set(doubtful[0].targets)
                 for other, held in rows.values():
                     if other == "planned" and devices & set(held.targets):

@@ -49,7 +49,7 @@ EPOCH = 1_800_000_000.0
 RUN = "sim"
 REGION = "us-west-2"
 MAX_STEPS = 400_000
-CALM_LIVES = 6
+CALM_LIVES = 10
 """Processes without faults after which a run must have come to its end."""
 LOOKED_UP = ("never listed to the end", "already has tasks of run", "than was sent last")
 """What a run says that asks for a reconcile of its manifest."""
@@ -489,6 +489,8 @@ class World:
                 self.log(f"{process.name} batch {event.batch} {event.state} {event.error_code}")
                 if event.state == "accepted" and process.overtaken_s is None:
                     self._tell(event)
+                elif event.state == "in_doubt":
+                    self.witness.doubted(event.device_ids)
             elif isinstance(event, LaneChanged):
                 self.count("lane state", event.state)
                 self.count("lane", f"{process.lane} → {event.state}")
