@@ -90,27 +90,24 @@ class MemoryCheckpoint:
         self._standing = Standing(epoch, standing.holder, standing.heartbeat_at, 0, 0, None, None, None, None)
 
     def acquire(self, holder: str, *, now: float, lost: Lost | None = None) -> int:
+        is_held = lost is not None and lost.held
         for span in sorted(self._spans.values(), key=lambda span: span.at):
             for number in range(span.first, span.last + 1):
                 if number in self._batches and number not in self._kept:
-                    self._doubt(number, span.at, now, "Interrupted", _INTERRUPTED)
-                    self._kept[number].held = 0 if lost is not None and lost.held else None
+                    self._doubt(number, span.at, now, "Interrupted", _INTERRUPTED, held=is_held)
         self._spans.clear()
         self._claims = ClaimBook()
-        self._epoch = self._standing.epoch + 1
-        commits = self._standing.commits + 1
-        self._standing = self._standing._replace(
-            epoch=self._epoch, holder=holder, heartbeat_at=now, commits=commits
-        )
+        old = self._standing
+        self._epoch, commits = old.epoch + 1, old.commits + 1
+        self._standing = old._replace(epoch=self._epoch, holder=holder, heartbeat_at=now, commits=commits)
         if lost is not None:
             self._doubt_up_to(lost, now)
         return self._epoch
 
-    def _doubt(self, number: int, first_sent_at: float, now: float, code: str, message: str) -> None:
+    def _doubt(self, number: int, since: float, now: float, code: str, message: str, *, held: bool) -> None:
         size = len(self._batches[number].targets)
-        state = BatchState.IN_DOUBT
-        outcome = Outcome(number, state, size, 0, first_sent_at, now, code=code, message=message)
-        self._kept[number] = _Kept(outcome, None)
+        outcome = Outcome(number, BatchState.IN_DOUBT, size, 0, since, now, code=code, message=message)
+        self._kept[number] = _Kept(outcome, 0 if held else None)
 
     def _fence(self, now: float) -> None:
         if self._standing.epoch != self._epoch:
@@ -265,8 +262,7 @@ class MemoryCheckpoint:
     def _doubt_up_to(self, lost: Lost, now: float) -> None:
         for number in sorted(self._batches):
             if number <= lost.mark and number not in self._kept:
-                self._doubt(number, lost.first_sent_at, now, "Rebuilt", _REBUILT)
-                self._kept[number].held = 0 if lost.held else None
+                self._doubt(number, lost.first_sent_at, now, "Rebuilt", _REBUILT, held=lost.held)
         self._standing = self._standing._replace(mark=max(self._standing.mark, lost.mark))
 
     def edit(
