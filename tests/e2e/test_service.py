@@ -64,7 +64,7 @@ def test_a_404_after_a_lost_reply_never_splits(site: Site, emulate: Emulators) -
 
 
 def test_a_throttling_service_is_met_at_its_rate(site: Site, emulate: Emulators) -> None:
-    """A ceiling ten times the service's rate: it is learnt, in the time it takes and without a storm of throttles.
+    """A ceiling ten times the service's rate: it is learnt, without a storm of throttles.
 
     The figures are `python -m bench rate`'s; backoff alone would have half of the calls throttled here.
     """
