@@ -8,6 +8,7 @@ from dispatcher.model import BatchState, Kind
 from dispatcher.policy.lane import LANE_TRANSITIONS, LaneState
 from tests.simulation.disk import Failure
 from tests.simulation.scenario import BETWEEN, CALL_FAULTS, MOMENTS, WINDOWS
+from tests.simulation.wire_network import CUTS, ENDS, STYLES
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -34,6 +35,7 @@ def expected() -> list[str]:
             *(f"settled: {state.value}" for state in SETTLED),
             *(f"stored: {state.value}" for state in BatchState),
             *(f"lane state: {state.value}" for state in LaneState),
+            *(f"wire: {what}" for what in (*ENDS, *STYLES, *CUTS)),
             *moves,
             *(f"exit: {code}" for code in ("0", "1", "3 RunStopped", "130 RunInterrupted")),
             *(f"exit: 4 {name}" for name in ("CheckpointLeased", "CheckpointIo", "CheckpointError")),

@@ -37,6 +37,7 @@ from tests.simulation.loop import PROCESS, Stuck, VirtualTimeLoop
 from tests.simulation.network import SimTransport
 from tests.simulation.operators import Operators
 from tests.simulation.scenario import FAULTS_OF_IO, Item, Scenario
+from tests.simulation.wire_network import WireLink
 from tests.simulation.witness import Witness
 
 if TYPE_CHECKING:
@@ -393,7 +394,8 @@ class World:
 
     async def _process(self, process: Process, verb: str, manifest: Manifest, settings: Settings) -> None:
         async def connect(plan: Any, resolved: Any) -> SimTransport:
-            return SimTransport(self, process, plan, resolved.attempt_timeout_s)
+            made = WireLink if self.scenario.is_wire else SimTransport
+            return made(self, process, plan, resolved.attempt_timeout_s)
 
         if verb == "run":
             self.operators.offers(manifest)
@@ -418,7 +420,8 @@ class World:
         )  # fmt: skip
 
         async def connect(plan: Any, resolved: Any) -> SimTransport:
-            return SimTransport(self, process, plan, resolved.attempt_timeout_s)
+            made = WireLink if self.scenario.is_wire else SimTransport
+            return made(self, process, plan, resolved.attempt_timeout_s)
 
         async def work() -> None:
             async with open_dispatcher(settings, open_transport=connect) as dispatcher:
