@@ -8,6 +8,8 @@ from dispatcher.model import BatchState, Kind
 from dispatcher.policy.lane import LANE_TRANSITIONS, LaneState
 from tests.simulation.disk import Failure
 from tests.simulation.scenario import BETWEEN, CALL_FAULTS, MOMENTS, WINDOWS
+from tests.simulation.wire_network import CONNECTS, EVENTS
+from tests.simulation.wire_server import AFTER, BEFORE, SHORT, SILENT, WHOLE
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -30,6 +32,7 @@ def expected() -> list[str]:
             *(f"window: {mode}" for mode in WINDOWS),
             *(f"moment: {what}" for what in MOMENTS),
             *(f"between: {what}" for what in BETWEEN),
+            *(f"wire: {what}" for what in (*CONNECTS, *BEFORE, *AFTER, *SILENT, *SHORT, *WHOLE, *EVENTS)),
             *(f"io: {failure.value}" for failure in Failure),
             *(f"settled: {state.value}" for state in SETTLED),
             *(f"stored: {state.value}" for state in BatchState),

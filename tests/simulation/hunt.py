@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from tests.simulation import wire_mutants  # noqa: F401  (it adds its own)
 from tests.simulation.mutants import MUTANTS, planted
 from tests.simulation.runs import run_seed
 
