@@ -53,8 +53,8 @@ UNREACHED: dict[str, str] = {
     "lane: open → probing": "five faults slow a lane before twenty make an outage",
 }
 """What no seed need reach, each with its reason."""
-RARE = frozenset({"lane: paused → denied", "lane: slowed → stopped"})
-"""Two faults must meet for these: asked of the soak's seeds, not of a thousand."""
+RARE = frozenset({"lane: paused → denied", "lane: slowed → stopped", "wire: half open"})
+"""Two things must meet for these: asked of the soak's seeds, not of a thousand."""
 
 
 def missing(reached: Counter[str], *, rare: bool = False) -> list[str]:

@@ -64,6 +64,12 @@ CAUGHT_AT: dict[str, int] = {
     "returned_device_is_left_out": 34,
     "doubts_are_not_taken_up": 91,
     "given_back_is_not_fed_again": 3,
+    "wire_post_is_sent_again": 13,
+    "wire_lost_answer_was_never_asked_for": 13,
+    "wire_cut_answer_is_whole": 1,
+    "wire_late_answer_is_the_next_ones": 176,
+    "wire_deadline_is_not_armed": 88,
+    "wire_skew_is_not_corrected": 200,
 }
 """How many seeds it took when docs/simulation.md was written: where `make test` looks first."""
 

@@ -90,6 +90,8 @@ class Call:
     writes: int = 0
     made: bool = False
     """Whether the service made or found its task."""
+    is_lost: bool = False
+    """Whether no whole answer was sent in its time."""
     waits: int = 0
 
     @property
@@ -154,6 +156,8 @@ class WireNetwork:
             witness.breaks(4, f"{name} was written, and counts as never sent")
         if call.made and CREATED[answer.kind] is Created.NO:
             witness.breaks(4, f"{name} has its task, and counts as not created: {answer.kind.value}")
+        if call.is_lost and answer.kind is not Kind.NO_REPLY:
+            witness.breaks(4, f"{name} got no whole answer, and counts as {answer.kind.value}")
         if answer.kind is Kind.ACCEPTED:
             task = self.world.service.tasks.get(answer.task_id or "")
             if task is None or task.client_token != call.token:
@@ -169,7 +173,7 @@ class WireNetwork:
         name = f"{call.process.name} call {call.number} {call.token[:8]}"
         if call.writes > 1:
             witness.breaks(5, f"{name} was written {call.writes} times with one permit")
-        if self.world.loop.virtual_s >= call.due_s:
+        if self.world.true_s() - call.departure.true_s >= call.timeout_s:
             witness.breaks(1, f"{name} was written after its time was up")
 
     def watch(self, call: Call) -> None:

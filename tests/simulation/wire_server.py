@@ -69,6 +69,7 @@ class Server:
             self.is_closed |= call.form == "met the end"
         if self.is_closed:
             self._network.count("met the end")
+            call.is_lost = True
             self._link.brings(call.back_s, "reset")
             return
         if call.form == "request cut":
@@ -193,10 +194,12 @@ class Server:
         self._link.brings(delay_s, how)
 
     def _drop(self, call: Call) -> None:
+        call.is_lost = True
         self._end(call.back_s, "end" if call.form == "end on arrival" else "reset")
 
     def _lose(self, call: Call, reply: Shaped, forms: Sequence[str] = AFTER) -> None:
         call.form = form = call.rng.choice(forms)
+        call.is_lost = True
         self._network.count(form)
         how = call.rng.choice(("end", "reset"))
         if form.endswith("without a byte"):
@@ -220,6 +223,7 @@ class Server:
 
     def _keep_silent(self, call: Call, reply: Shaped) -> None:
         call.form = form = call.rng.choice(SILENT)
+        call.is_lost = True
         self._network.count(form)
         self._network.watch(call)
         left_s = max(0.0, call.due_s - self._world.loop.virtual_s)
