@@ -39,8 +39,6 @@ if TYPE_CHECKING:
     from tests.simulation.witness import Departure
     from tests.simulation.world import Process, World
 
-SHARE = 0.33
-"""How many seeds send through the real wire transport."""
 CONNECTS = ("refused", "no such name", "never connects")
 """What befalls a call that finds no service."""
 EVENTS = ("next address", "reused", "idle end", "half open", "met the end", "aborted", "skewed")
@@ -48,10 +46,6 @@ EVENTS = ("next address", "reused", "idle end", "half open", "met the end", "abo
 ADDRESSES = ("2001:db8::1", "192.0.2.1")
 CALL: ContextVar[Call | None] = ContextVar("CALL", default=None)
 """The call that the running code makes."""
-
-
-def is_wire(seed: int) -> bool:
-    return random.Random(f"wire-{seed}").random() < SHARE
 
 
 @contextlib.contextmanager
@@ -93,6 +87,12 @@ class Call:
     is_lost: bool = False
     """Whether no whole answer was sent in its time."""
     waits: int = 0
+
+    @property
+    def is_answered(self) -> bool:
+        """Whether a whole answer came in its time: only then its connection is of more use."""
+        answer = None if self.departure is None else self.departure.answer
+        return answer is not None and answer.code != "Timeout" and not self.is_lost
 
     @property
     def due_s(self) -> float:
@@ -264,6 +264,7 @@ class Link(asyncio.Transport):
         self._context: Context = copy_context()
         self.process = PROCESS.get()
         self.server = Server(network, self)
+        self._last: Call | None = None
         self._outbox: deque[tuple[bytes, Call]] = deque()
         self._inbox: deque[tuple[str, bytes]] = deque()
         """Both in order, though what is due at once may run in any."""
@@ -283,6 +284,9 @@ class Link(asyncio.Transport):
             self.server.is_closed = True  # while the machine slept, and it was not told
             network.count("half open")
         self._slept_s = world.slept_s
+        last, self._last = self._last, call
+        if last is not None and not last.is_answered:
+            world.witness.breaks(3, f"call {call.number} follows one without an answer on its connection")
         if call.writes == 1 and self.server.served:
             network.count("reused")
         left_s = max(0.0, call.departure.at_s + call.out_s - world.loop.virtual_s)

@@ -223,7 +223,7 @@ class Server:
 
     def _keep_silent(self, call: Call, reply: Shaped) -> None:
         call.form = form = call.rng.choice(SILENT)
-        call.is_lost = True
+        call.is_lost = form != "late answer"  # a process that stands still may find it in its time
         self._network.count(form)
         self._network.watch(call)
         left_s = max(0.0, call.due_s - self._world.loop.virtual_s)
@@ -264,7 +264,9 @@ class Server:
             cuts = sorted(rng.randrange(len(whole)) for _ in range(3))
             pieces = [whole[a:b] for a, b in zip([0, *cuts], [*cuts, len(whole)], strict=True) if a < b]
         elif form == "byte by byte":
-            pieces = [whole[n : n + 1] for n in range(len(whole))]
+            first = rng.randrange(len(whole) - 40)
+            stretch = [whole[n : n + 1] for n in range(first, first + 40)]
+            pieces = [whole[:first], *stretch, whole[first + 40 :]][not first :]
         elif form == "chunked":
             pieces = [reply.chunked(rng)]
         elif form in ("announced end", "until the end"):

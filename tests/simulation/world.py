@@ -36,7 +36,7 @@ from tests.simulation.guard import sealed
 from tests.simulation.loop import PROCESS, Stuck, VirtualTimeLoop
 from tests.simulation.operators import Operators
 from tests.simulation.scenario import FAULTS_OF_IO, Item, Scenario
-from tests.simulation.wire_network import WireNetwork, installed, is_wire
+from tests.simulation.wire_network import WireNetwork, installed
 from tests.simulation.wire_transport import open_transport
 from tests.simulation.witness import Witness
 
@@ -180,7 +180,7 @@ class World:
             )
         )
         self.witness = Witness(self)
-        self.wire = WireNetwork(self) if is_wire(scenario.seed) else None
+        self.wire = WireNetwork(self) if scenario.is_wire else None
         """The network of a seed that sends through the real wire transport."""
         self.host = self.new_host()
         self.checkpoint = self.host.state / f"{RUN}.db"
