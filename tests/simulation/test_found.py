@@ -115,5 +115,5 @@ def test_a_call_that_slept_through_its_connecting_is_not_sent() -> None:
     """A machine that sleeps while a connection is made wakes to a call whose claim and window have passed."""
     for at_s in (0.21, 0.23, 0.25):
         slept = scenario(Item("moment", "sleep", 0, at=at_s, value=100.0), lives=1)
-        found = run_scenario(replace(slept, seed=54, is_shuffled=True, latency_s=0.1))
+        found = run_scenario(replace(slept, seed=54, is_wire=True, is_shuffled=True, latency_s=0.1))
         assert found.broken == []

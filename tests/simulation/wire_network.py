@@ -142,8 +142,8 @@ class WireNetwork:
         if call.fault == "refused":
             call.form = call.rng.choice(CONNECTS)
             for link in self.links[:]:
-                if link.process is call.process and link.server.is_idle:
-                    link.ends_now()
+                if link.process is call.process and link.is_idle:
+                    link.ends_now()  # a service that refuses has ended what was idle
             self.links = [link for link in self.links if not link.is_closing()]
 
     def answered(self, call: Call, answer: Answer) -> None:
@@ -270,7 +270,11 @@ class Link(asyncio.Transport):
         """Both in order, though what is due at once may run in any."""
         self._last_s = 0.0
         self._slept_s = network.world.slept_s
-        self._is_closing = self._is_lost = False
+        self._is_closing = False
+
+    @property
+    def is_idle(self) -> bool:
+        return self._last is None or (self._last.departure is not None and self._last.is_answered)
 
     # What the protocol asks for
 
@@ -280,7 +284,7 @@ class Link(asyncio.Transport):
         network.written(call)
         if self._is_closing or call is None or call.departure is None:
             return
-        if self._slept_s != world.slept_s and self.server.is_idle:
+        if self._slept_s != world.slept_s and self.is_idle:
             self.server.is_closed = True  # while the machine slept, and it was not told
             network.count("half open")
         self._slept_s = world.slept_s

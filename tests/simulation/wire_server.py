@@ -58,10 +58,6 @@ class Server:
     def _fresh(self) -> None:
         self._path, self._headers, self._body = b"", {}, b""
 
-    @property
-    def is_idle(self) -> bool:
-        return self._call is None
-
     def arrives(self, data: bytes, call: Call) -> None:
         """Take bytes of a call."""
         if call.fault == "reset_before" and call.form == "-":
@@ -102,23 +98,20 @@ class Server:
 
     def _watch_idle(self) -> None:
         """Close the connection once nobody has used it for a while."""
-        if self._is_timed or self.is_closed:
-            return
-        self._is_timed = True
-        left_s = self._idle_since_s + self._network.idle_s - self._world.loop.virtual_s
-        self._world.later(max(0.001, left_s), self._look_at_idle)
+        if not (self._is_timed or self.is_closed):
+            self._is_timed = True
+            left_s = self._idle_since_s + self._network.idle_s - self._world.loop.virtual_s
+            self._world.later(max(0.01, left_s), self._look_at_idle)
 
     def _look_at_idle(self) -> None:
         self._is_timed = False
-        if self._link.is_closing():
+        if self._link.is_closing() or self._world.is_calm:
             return
-        is_due = self._world.loop.virtual_s >= self._idle_since_s + self._network.idle_s
-        if is_due and self._call is None and not self._world.is_calm:
-            self._network.count("idle end")
-            self._end(self._world.scenario.latency_s, "end")
-        else:
-            self._idle_since_s = max(self._idle_since_s, self._world.loop.virtual_s - 0.001)
+        if self._call is not None or self._world.loop.virtual_s < self._idle_since_s + self._network.idle_s:
             self._watch_idle()
+            return
+        self._network.count("idle end")
+        self._end(self._world.scenario.latency_s, "end")
 
     # What befalls a call
 
