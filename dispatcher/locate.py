@@ -161,6 +161,6 @@ def _exists(word: str) -> bool:
 def _known_runs(state_dir: Path) -> list[str]:
     """Return the runs that a slip may have meant; a registry that cannot be read has none."""
     try:
-        return [record.run for record in Registry(state_dir).all()]
+        return [one.run for one in Registry(state_dir).all()]
     except CheckpointError:
         return []

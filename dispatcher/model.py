@@ -320,6 +320,8 @@ class Summary:
     """Calls per second that the service was believed to allow at the end."""
     exit: int = 0
     error: str | None = None
+    notes: tuple[str, ...] = ()
+    """What was told while preparing a run that then had nothing to send; not in the object."""
 
     def as_json(self) -> dict[str, object]:
         """Return the contract's flat object, in the contract's order."""

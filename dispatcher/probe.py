@@ -5,14 +5,16 @@ as batches are cut alike, since the service answers the same client tokens with 
 the plan counts as in doubt, so that nothing is cut otherwise. Outside it, or where a task has a token of no
 batch, devices would get a second task. So the first pages of ListTasks are searched for the run's tag. It is
 a look, not a proof: a list too long for it, a service that does not list, or a missing permission leaves the
-run as it was, and never fails it.
+run as it was, and never fails it. But a task that was seen is never passed over.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from typing import TYPE_CHECKING
+import math
+from typing import TYPE_CHECKING, NamedTuple
 
 from dispatcher.errors import CheckpointError, DispatcherError
 from dispatcher.hints import reconcile
@@ -24,6 +26,8 @@ from dispatcher.policy.token_window import TokenWindow
 from dispatcher.tasks_of_run import is_of_run
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from dispatcher.checkpoint.base import Plan, Stored
     from dispatcher.clock import Clock
     from dispatcher.settings import Resolved
@@ -31,10 +35,19 @@ if TYPE_CHECKING:
 
 PAGES = 5
 DEADLINE_S = 2.0
-"""All of it together: the start of a run waits no longer."""
+"""For the list: the start of a run that nobody has sent waits no longer."""
 _ASKED_ANYWAY = (Kind.DENIED, Kind.EXPIRED)
 
 log = logging.getLogger("dispatcher")
+
+
+class _Age(NamedTuple):
+    """When a task was made; for ever ago where the service does not tell."""
+
+    created_at: float
+    """By the service's clock."""
+    since: float
+    """By ours."""
 
 
 class Probe:
@@ -51,33 +64,41 @@ class Probe:
         # The first read may leave at once: the run's own bucket starts empty after it, and its burst has one.
         now_s = clock.monotonic()
         self._bucket = TokenBucket(settings.rate_per_s, settings.burst, now_s=now_s, level=1.0)
+        self._is_whole = False
+        """Whether the list ends with the page that was read last."""
 
     async def look(self) -> float | None:
         """Return since when the service has tasks of this very plan, in Unix seconds; None without any.
 
-        Raises `CheckpointError` where they are older than the token window, or not this plan's.
+        Raises `CheckpointError` where they are older than the token window, may be, or are not this plan's.
         """
-        try:
+        found: list[TaskSummary] = []
+        with self._harmless():
             async with asyncio.timeout(DEADLINE_S):
                 found = await self._found()
-                views = [await self._described(task_id) for task_id in _ends(found)]
-        except TimeoutError:
-            return None
+        # From here on time is no excuse: what is known of the run must be weighed before it is sent again.
+        return await self._judged(found) if found else None
+
+    @contextlib.contextmanager
+    def _harmless(self) -> Iterator[None]:
+        """Whoever answers may not be the service: what goes wrong must not fail a run."""
+        try:
+            yield
         except DispatcherError:
             raise
-        except Exception:  # whoever answers may not be the service: a look must not fail a run
+        except Exception:
             log.debug("the look for earlier tasks failed", exc_info=True)
-            return None
-        return await self._judged(found, views)
 
-    async def _judged(self, found: list[TaskSummary], views: list[TaskView | None]) -> float | None:
-        if not found:
-            return None
-        known = [view for view in views if view is not None and self._is_young(view)]
+    async def _judged(self, found: list[TaskSummary]) -> float:
+        ends = [await self._age(task_id) for task_id in _ends(found)]
+        # The oldest is at one end of the list, so where more pages follow it must be on this one: the first.
+        is_oldest_known = self._is_whole or ends[0].created_at < ends[-1].created_at
+        window, now = TokenWindow(self._settings.resend_window_s), self._clock.wall()
+        is_young = is_oldest_known and all(window.is_open(end.since, now, None) for end in ends)
         is_whole = self._settings.limit is None  # it would cut a batch that has its task
-        if len(known) == len(views) and is_whole and await asyncio.to_thread(self._are_ours, found):
+        if is_young and is_whole and await asyncio.to_thread(self._are_ours, found):
             log.info("the service has tasks of run %s inside the token window", self._plan.run)
-            return min(self._clock.wall(), *(view.created_at for view in known))
+            return min(end.since for end in ends)
         raise CheckpointError(
             f"the service already has tasks of run {self._plan.run} ({found[0].task_id}), and this host has"
             " no record of them",
@@ -108,26 +129,28 @@ class Probe:
                 return []
             found = [task for task in page.tasks if is_of_run(task, self._plan)]
             token = page.next_token
+            self._is_whole = token is None
             if found or token is None:
                 return found
         return []
 
-    async def _described(self, task_id: str) -> TaskView | None:
+    async def _age(self, task_id: str) -> _Age:
+        view: TaskView | Answer | None = None
         await self._permit()
-        view = await self._transport.describe_task(task_id)
-        return None if isinstance(view, Answer) else view
+        with self._harmless():
+            view = await self._transport.describe_task(task_id)
+        if view is None or isinstance(view, Answer):
+            return _Age(-math.inf, -math.inf)
+        wall = self._clock.wall()
+        # HTTP dates have no fractions: the second that they leave out counts against the token.
+        now = wall if view.service_now is None else view.service_now + 1.0
+        return _Age(view.created_at, wall - (now - view.created_at))
 
     async def _permit(self) -> None:
         delay_s = self._bucket.reserve(self._clock.monotonic())
         if delay_s > 0:
             await asyncio.sleep(delay_s)
         self._bucket.departed(self._clock.monotonic())
-
-    def _is_young(self, view: TaskView) -> bool:
-        now = self._clock.wall() if view.service_now is None else view.service_now
-        # HTTP dates have no fractions, so a task of this second may seem to be of the next one.
-        created_at = min(view.created_at, now) if view.created_at < now + 2.0 else view.created_at
-        return TokenWindow(self._settings.resend_window_s).is_open(created_at, now, None)
 
 
 def _ends(found: list[TaskSummary]) -> list[str]:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from dispatcher.checkpoint.writer import ThreadOffload
 from dispatcher.errors import PlanMismatch, RunStopped, UsageError
 from dispatcher.lookup import Lookup
+from dispatcher.model import Summary
 from dispatcher.probe import Probe
 from dispatcher.reconcile import Reconciliation
 from dispatcher.recover import Recovered
@@ -49,6 +50,10 @@ async def reconcile(
         lookup = Lookup(transport, settings, clock, patience_s=patience_s)
         work = Reconciliation(recovered, settings, lookup, clock, offload=offload)
         return await work.go(max_pages=max_pages)
+    except RunStopped as error:
+        counts = await asyncio.to_thread(recovered.stored.counts)
+        error.summary = Summary(run=recovered.plan.run, counts=counts)
+        raise
     finally:
         offload.close()
 

@@ -361,6 +361,7 @@ class Run:
         now = self._clock.wall()
         checkpoint.finish(summary.exit, now=now)
         summary.completed_at = instant(checkpoint.standing().finished_at)
+        summary.notes = tuple(self.notes)
         checkpoint.release(now=now)
         return summary
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from dispatcher.checkpoint.lease import Holder, is_locked, lock_paths
-from dispatcher.checkpoint.registry import Registry
+from dispatcher.checkpoint.registry import Damaged, Registry
 from dispatcher.errors import DispatcherError
 from dispatcher.locate import stored_plan
 from dispatcher.model import MAX_TARGETS, Command
@@ -99,12 +99,14 @@ def read_runs(settings: Settings) -> list[Status | UnreadableRun]:
     """Read how every run of the state folder stands.
 
     Raises:
-        CheckpointError: the registry is damaged.
+        CheckpointError: the state folder cannot be used.
     """
     return [_read_one(record, settings) for record in Registry(settings.resolve().state_dir).all()]
 
 
-def _read_one(record: Record, settings: Settings) -> Status | UnreadableRun:
+def _read_one(record: Record | Damaged, settings: Settings) -> Status | UnreadableRun:
+    if isinstance(record, Damaged):
+        return UnreadableRun(run=record.run, checkpoint=str(record.path), error=record.error.one_line())
     try:
         return read_status(Path(record.checkpoint), settings)
     except DispatcherError as error:

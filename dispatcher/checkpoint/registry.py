@@ -12,8 +12,8 @@ what is left is an earlier state of the file, and nothing in it says so (docs/ad
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -26,7 +26,7 @@ from dispatcher.checkpoint.files import (
     state_folder,
     write_private,
 )
-from dispatcher.errors import CheckpointCorrupt
+from dispatcher.errors import CheckpointCorrupt, CheckpointError
 from dispatcher.hints import quoted
 
 if TYPE_CHECKING:
@@ -78,6 +78,15 @@ def _unsealed(record: Record) -> Record:
     return bare
 
 
+@dataclass(frozen=True, slots=True)
+class Damaged:
+    """A record that cannot be read."""
+
+    run: str
+    path: Path
+    error: CheckpointError
+
+
 class Registry:
     """The records of a state folder."""
 
@@ -115,14 +124,17 @@ class Registry:
         sealed = msgspec.structs.replace(record, seal=_seal(record))
         write_private(self._path(record.run), msgspec.json.format(msgspec.json.encode(sealed)))
 
-    def all(self) -> Iterator[Record]:
-        """Yield every readable record, by run id."""
+    def all(self) -> Iterator[Record | Damaged]:
+        """Yield every record, by run id."""
         check_folder(self._state_dir)
         if not self._folder.is_dir():
             return
         for path in sorted(self._folder.glob("*.json")):
-            with contextlib.suppress(CheckpointCorrupt):
+            try:
                 record = self.get(path.stem)
+            except CheckpointError as error:
+                yield Damaged(path.stem, path, error)
+            else:
                 if record is not None:
                     yield record
 

@@ -59,7 +59,9 @@ class _Command(click.Command):
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", default=0, type=click.IntRange(0, 65535), help="Port; 0 takes a free one.")
 @click.option("--allow-remote", is_flag=True, help="Allow a host that other machines can reach.")
-@click.option("--devices", type=click.IntRange(0), help="Generate N devices. Default: any id exists.")
+@click.option(
+    "--devices", type=click.IntRange(0, 100_000_000), help="Generate N devices. Default: any id exists."
+)
 @click.option("--fleet", type=_FILE, help="Take the devices from a file of ids or a CSV with an id column.")
 @click.option("--bad-ids", type=_FILE, help="Ids that do not exist, whatever the fleet says.")
 @click.option("--write-fleet", type=_FILE, help="Write the generated fleet as CSV before serving.")

@@ -257,6 +257,8 @@ class _Session:
             raise UsageError("declined; nothing was sent and nothing changed")
 
     def _print(self, summary: Summary) -> None:
+        for sentence in summary.notes:
+            note(sentence)
         if self._json:
             print_json(summary.as_json())
             return

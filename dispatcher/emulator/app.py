@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 LEDGER_PATH = "/_ledger"
 _DISK_TEXT = "the emulator cannot write its state file"
+_MAX_OFFSET_S = 1e9  # thirty years; beyond, instants are no dates any more
 _SHUTDOWN_S = 0.2  # an endless answer must not hold up the end
 
 _decode = msgspec.json.decode
@@ -207,6 +208,8 @@ async def run_emulator(
     Its clock is this machine's, plus `clock_offset_s`. Raises UsageError for a ledger or state file that
     cannot be used, OSError for an address that cannot be bound.
     """
+    if not abs(clock_offset_s) <= _MAX_OFFSET_S:  # what is no number is not either
+        raise UsageError(f"clock_offset_s {clock_offset_s:g} is more than {_MAX_OFFSET_S:g}")
     service = Service(config)
     with contextlib.ExitStack() as files:
         state = None if state_path is None else StateFile(state_path, config)
@@ -217,7 +220,14 @@ async def run_emulator(
         files.callback(ledger.close)
         shell = _Shell(service, ledger, state=state, signer=signer, clock_offset_s=clock_offset_s)
         # Without cancellation a call whose client has gone would count as in flight until its latency ends.
-        server = web.Server(shell, handler_cancellation=True, access_log=None, keepalive_timeout=75.0)
+        # No operation takes compressed bodies, and one that says so and is not would be a traceback.
+        server = web.Server(
+            shell,
+            handler_cancellation=True,
+            access_log=None,
+            keepalive_timeout=75.0,
+            auto_decompress=False,
+        )
         runner = web.ServerRunner(server, shutdown_timeout=_SHUTDOWN_S)
         try:
             await runner.setup()

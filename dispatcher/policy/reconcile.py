@@ -82,10 +82,10 @@ def decide(
     if row.state != BatchState.IN_DOUBT:
         kept = Part(rest, BatchState(row.state))
         return (Ruling(row.number, (*parts, kept)) if parts else None), None
-    why = _stays(row, view)
+    why = _stays(row, view, is_cut=bool(parts))
     if why is None:
         return Ruling(row.number, (*parts, *_released(rest, view.removed or ()))), None
-    if why is Why.RESENDABLE and not parts:
+    if why is Why.RESENDABLE:
         return None, why
     kept = Part(rest, BatchState.IN_DOUBT)
     return Ruling(row.number, (*parts, kept), message=f"no task of it is listed; {why}"), why
@@ -107,10 +107,13 @@ def _by_task(
     return tuple(parts), tuple(rest)
 
 
-def _stays(row: Row, view: View) -> Why | None:
-    """Tell why a batch whose task is not listed stays in doubt; None: it is taken for never created."""
+def _stays(row: Row, view: View, *, is_cut: bool) -> Why | None:
+    """Tell why a batch whose task is not listed stays in doubt; None: it is taken for never created.
+
+    What is left of a batch that is cut has another client token than was sent, and cannot be resent.
+    """
     age_s = view.now - (row.first_sent_at if row.first_sent_at is not None else view.now)
-    may_resend = row.held != 0 and not row.removed
+    may_resend = row.held != 0 and not row.removed and not is_cut
     if may_resend and view.window.is_open(row.first_sent_at, view.now, None):
         return Why.RESENDABLE
     if not view.is_complete:

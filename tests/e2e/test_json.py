@@ -100,6 +100,10 @@ def test_status_and_runs(done: tuple[Site, Service, str]) -> None:
     site.checkpoint.unlink()
     (lost,) = one(site, "runs")
     assert list(lost) == ["run", "state", "checkpoint", "error"]
+    record = site.state / "registry" / "fleet.json"
+    record.write_bytes(record.read_bytes()[:-9])
+    (damaged,) = one(site, "runs")
+    assert (damaged["run"], damaged["state"], damaged["checkpoint"]) == ("fleet", "unreadable", str(record))
     documented("runs", ["state", "unreadable", "error"])
 
 

@@ -95,3 +95,21 @@ def test_a_reconcile_does(site: Site, read: str) -> None:
         asked = site.do("reconcile", "fleet", "--json", "--patience", 1)
         assert (asked.code, len(asked.errors)) == (3, 1), asked.err
         assert "ListTasks cannot be had" in asked.errors[0]
+        assert (asked.summary["run"], asked.summary["devices"], asked.summary["accepted"]) == (
+            "fleet",
+            30,
+            30,
+        )
+
+
+def test_a_run_with_nothing_to_send_says_what_it_could_not_look_up(site: Site) -> None:
+    """All that is left is in doubt and may not be sent again: that the service did not tell is told."""
+    with stranger((500, b"")) as server:
+        server.made = None  # type: ignore[attr-defined]  # every POST fails after it was read
+        url = f"http://127.0.0.1:{server.server_port}"
+        options = ("--endpoint-url", url, "--json", "--max-attempts", 1, "--patience", 1, "--token-window", 0)
+        done = site.do("run", site.manifest(site.ids(10)), *options)
+        assert (done.code, done.summary["in_doubt"]) == (1, 10), done.err
+        again = site.do("resume", "fleet", "--json", "--patience", 1, "--token-window", 0)
+        assert (again.code, again.summary["already_complete"]) == (1, True), again.err
+        assert "what is in doubt could not be looked up" in again.err

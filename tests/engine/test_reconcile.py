@@ -58,6 +58,11 @@ class World:
     reads: list[tuple[float, str]] = field(default_factory=list)
     removed: set[str] | None = None
     marker: Marker | None = None
+    made_at: Callable[[str], float] = lambda _task_id: SENT_AT
+    service_now: float | None = None
+    """The service's clock, where it differs from ours."""
+    known_since: float | None = None
+    """What the last look returned."""
 
     def planned(self, devices: Sequence[str]) -> None:
         self.store.write_plan(self.plan, [Lane(index=0, region="us-west-2")], cut([sorted(devices)]))
@@ -101,7 +106,13 @@ class World:
         found = {one[0]: one[1] for one in self.tasks}
         if task_id not in found:
             return None
-        return TaskView(SENT_AT, None, found[task_id][::-1], self.plan.description, self.plan.tags)
+        return TaskView(
+            self.made_at(task_id),
+            self.service_now,
+            found[task_id][::-1],
+            self.plan.description,
+            self.plan.tags,
+        )
 
     def transport(self) -> ScriptedTransport:
         return ScriptedTransport(_never, describe=self._describe, pages=self._pages)
@@ -127,7 +138,8 @@ class World:
         chosen = Settings(**options).resolve()
 
         async def work() -> float:
-            await Probe(self.transport(), self.plan, chosen, VirtualClock(), stored=self.store).look()
+            looking = Probe(self.transport(), self.plan, chosen, VirtualClock(), stored=self.store)
+            self.known_since = await looking.look()
             return asyncio.get_running_loop().time()
 
         with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
@@ -476,6 +488,51 @@ def test_a_look_is_bounded_in_pages_and_time() -> None:
     world.reads.clear()
     assert world.probe(rate_per_s=0.5, burst=1) == pytest.approx(2.0)
     assert len(world.reads) <= 2
+
+
+def test_a_look_that_saw_a_task_does_not_run_out_of_time() -> None:
+    """At a slow rate its age is told after the deadline only; that must not pass for no task."""
+    world = World()
+    world.planned(["smd-1", "smd-2"])
+    world.task("smd-1", "smd-2")
+    with pytest.raises(CheckpointError, match="already has tasks of run bench"):
+        world.probe(rate_per_s=0.1, burst=1)
+    world.probe(rate_per_s=0.1, burst=1, token_window_s=86_400)
+    assert world.known_since == SENT_AT
+
+
+def test_a_look_at_the_newest_of_many_tasks_tells_no_age() -> None:
+    """Newest first, and more pages follow: the oldest may be outside of the window."""
+    world = World(page_size=2)
+    batches = [tuple(ids(30)[at : at + 10]) for at in (0, 10, 20)]
+    world.planned(ids(30))
+    for batch in batches:
+        world.task(*batch)
+    is_newest_first = True
+
+    def made_at(task_id: str) -> float:
+        number = int(task_id[-4:])
+        return EPOCH - (number + 1 if is_newest_first else 9 - number)
+
+    world.made_at = made_at
+    with pytest.raises(CheckpointError, match="already has tasks of run bench"):
+        world.probe()
+    is_newest_first = False
+    world.probe()
+    assert world.known_since == EPOCH - 9
+    world.page_size, is_newest_first = 3, True
+    world.probe()
+    assert world.known_since == EPOCH - 3, "the list was read whole"
+
+
+def test_a_look_takes_the_age_from_the_service() -> None:
+    """A service whose clock is ahead must not make its tasks look younger, and so its tokens last longer."""
+    world = World(service_now=EPOCH + 240)
+    world.planned(["smd-1", "smd-2"])
+    world.task("smd-1", "smd-2")
+    world.made_at = lambda _task_id: EPOCH - 200
+    world.probe()
+    assert world.known_since == pytest.approx(EPOCH - 441, abs=0.2)
 
 
 def test_a_look_at_a_bug_is_harmless() -> None:

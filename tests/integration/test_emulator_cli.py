@@ -181,8 +181,11 @@ def test_it_stops_by_itself() -> None:
         (["--verify-signatures", "--access-key", "", "--secret-key", ""], "needs an access key"),
         (["--expire-s", "1"], "--verify-signatures"),
         (["--state", "/proc/nothing"], "/proc/nothing"),
+        (["--devices", "100000000000"], "100000000"),
+        (["--clock-offset-s", "nan"], "clock_offset_s nan"),
+        (["--clock-offset-s", "1e300"], "clock_offset_s 1e+300"),
     ],
-    ids=["fault", "fleets", "host", "port", "ending", "signer", "expiry", "state"],
+    ids=["fault", "fleets", "host", "port", "ending", "signer", "expiry", "state", "devices", "nan", "clock"],
 )
 def test_a_bad_option_is_one_line(options: list[str], words: str) -> None:
     """Exit 2, one line on stderr, nothing on stdout, no traceback."""

@@ -178,6 +178,22 @@ def test_a_body_that_is_no_request_is_refused(body: bytes, status: int, code: st
     asyncio.run(main())
 
 
+def test_a_body_that_cannot_be_decoded_is_refused(caplog: pytest.LogCaptureFixture) -> None:
+    """It says gzip and is not: the client's fault, and no traceback of the emulator."""
+
+    async def main() -> None:
+        async with run_emulator(Config()) as emulator, aiohttp.ClientSession(emulator.url) as session:
+            headers = {"Content-Encoding": "gzip"}
+            async with session.post("/task", data=b"\x1f\x8b", headers=headers) as response:
+                assert (response.status, response.headers["x-amzn-ErrorType"]) == (
+                    400,
+                    "SerializationException",
+                )
+
+    asyncio.run(main())
+    assert not caplog.records
+
+
 def test_an_unknown_path_is_a_call_too() -> None:
     """A client that follows a redirect, or calls a wrong path, is seen in the ledger."""
 

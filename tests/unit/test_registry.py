@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from dispatcher.checkpoint.files import private_folder, write_private
-from dispatcher.checkpoint.registry import Marker, Record, Registry
+from dispatcher.checkpoint.registry import Damaged, Marker, Record, Registry
 from dispatcher.errors import CheckpointCorrupt, CheckpointIo
 from dispatcher.model import Batch
 
@@ -98,7 +98,9 @@ def test_a_damaged_record_is_named(tmp_path: Path, data: bytes) -> None:
     path.write_bytes(data)
     with pytest.raises(CheckpointCorrupt, match=str(path)):
         registry.get("a")
-    assert [each.run for each in registry.all()] == ["b"]
+    damaged, good = registry.all()
+    assert isinstance(damaged, Damaged)
+    assert (damaged.run, damaged.path, good.run) == ("a", path, "b")
 
 
 def test_a_link_is_no_record(tmp_path: Path) -> None:

@@ -56,6 +56,16 @@ def test_devices_of_another_cut_are_adopted_and_the_rest_is_judged() -> None:
     assert parts(ruling) == [("bc", "accepted"), ("ad", "cancelled")]
 
 
+def test_the_rest_of_a_cut_batch_is_not_said_to_be_resent() -> None:
+    """It has another client token than was sent: no resume asks again, whatever the window."""
+    young = row(first_sent_at=NOW - 10)
+    ruling, why = decide(young, [], {"b": [OTHER]}, VIEW)
+    assert (parts(ruling)[-1], why) == (("acd", "in_doubt"), Why.TOO_YOUNG)
+    assert ruling is not None
+    assert "resume" not in (ruling.message or "")
+    assert decide(young, [], {"b": [OTHER]}, replace(VIEW, assume_absent=False))[1] is Why.AT_MOST_ONCE
+
+
 @pytest.mark.parametrize(
     ("changes", "view", "why"),
     [
