@@ -412,6 +412,19 @@ def test_the_registry_learns_of_a_sending_it_did_not_know(tmp_path: Path) -> Non
     assert (kept.first_sent_at, kept.is_recut, kept.planned) == (SENT_AT, False, 2)
 
 
+def test_a_listed_task_that_cannot_be_described_hides_its_devices() -> None:
+    """It may have any of them: whatever is not found is not taken for absent, and the list as unread."""
+    unknown = Answer(kind=Kind.POISON)
+    world = World(fate=lambda operation, _call: unknown if operation == "DescribeTask" else None)
+    world.planned(ids(20))
+    world.doubt(1)
+    world.doubt(2)
+    world.task(*ids(20)[:10])
+    world.task(*ids(20)[10:15], token="of another cut")
+    found = world.reconcile(assume_absent=True)
+    assert (found.adopted, found.released, found.counts.in_doubt, found.complete) == (10, 0, 10, False)
+
+
 def test_without_system_tags_only_the_same_devices_count() -> None:
     """Same devices, tags and description, made after the batch was sent; a subset is somebody else's."""
     plan = Plan(**{name: getattr(PLAN, name) for name in PLAN.__struct_fields__} | {"system_tags": False})
