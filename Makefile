@@ -36,7 +36,7 @@ soak: $(STAMP)  ## the full figures: takes long
 
 coverage: $(STAMP)  ## every branch that the tests take, subprocesses included: the core first, then the package
 	$(BIN)/coverage erase
-	-$(BIN)/coverage run -m pytest -q --timeout 600  # a few tests let no file grow, coverage's neither: they fail here
+	-$(BIN)/coverage run -m pytest -q -n 4 --dist loadfile --timeout 600  # a few tests let no file grow, coverage's neither: they fail here
 	$(BIN)/coverage combine -q
 	$(BIN)/coverage report --include '$(CORE)' --fail-under 100
 	$(BIN)/coverage report --fail-under 95

@@ -27,6 +27,7 @@ BENCHMARKS = {
     "resume": "bench.resuming",
     "engine": "bench.overhead",
     "checkpoint": "bench.durability",
+    "profile": "bench.profile",
     "limiter": "bench.limiter",
     "rate": "bench.rate",
     "fleet": "bench.fleet",

@@ -163,7 +163,9 @@ def scratch() -> Iterator[Scratch]:
     """Make a throw-away folder; it is gone when the block ends."""
     with tempfile.TemporaryDirectory(prefix="dispatcher-bench-") as name:
         folder = Path(name)
-        hidden = ("AWS_", "DISPATCHER_")
+        # Of Python's own: a child that may keep no bytecode compiles all it imports, and one whose output is
+        # unbuffered may lose the end of what it prints to a pipe.
+        hidden = ("AWS_", "DISPATCHER_", "PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED")
         environment = {key: value for key, value in os.environ.items() if not key.startswith(hidden)}
         environment |= {
             "DISPATCHER_STATE_DIR": str(folder / "state"),

@@ -15,6 +15,7 @@ import uvloop
 from bench.harness import Figure, Figures, Options
 from dispatcher.admission import Admission
 from dispatcher.clock import SystemClock
+from dispatcher.gate import Gate
 from dispatcher.policy.lane import LanePolicy
 from dispatcher.policy.token_bucket import TokenBucket
 
@@ -43,7 +44,7 @@ async def _queue(span_s: float) -> tuple[float, int, int, float]:
     lane = LanePolicy(patience_s=3600, max_in_flight=WAITERS, now_s=now_s, proven=True)
     bucket = TokenBucket(RATE_PER_S, BURST, now_s=now_s, level=BURST)
     admission = Admission(bucket=bucket, lane=lane, clock=clock)
-    gate = asyncio.Lock()
+    gate = Gate()
     departed: list[int] = []
 
     async def caller(number: int) -> None:

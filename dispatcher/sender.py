@@ -10,6 +10,7 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from dispatcher.errors import DispatcherError, PlanMismatch
+from dispatcher.gate import Gate
 from dispatcher.model import Answer, Created, Kind, Pace
 from dispatcher.observe import Call, Hooks, LaneChanged, Progress, RateChanged, TaskReplayed
 
@@ -71,13 +72,13 @@ class Sender:
         self._progress = progress
         self._on_change = on_change
         self._told_rate = rate.rate_per_s
-        self._gate = asyncio.Lock()
+        self._gate = Gate()
         self._look: asyncio.Task[None] | None = None
         self._may_replay = not lane.proven and not plan.rebuilt
         self.failure: DispatcherError | None = None
 
     @property
-    def gate(self) -> asyncio.Lock:
+    def gate(self) -> Gate:
         """Only its holder may wait for a permit (see `admission`)."""
         return self._gate
 

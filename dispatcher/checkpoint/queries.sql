@@ -9,15 +9,18 @@ UPDATE run SET epoch = epoch + 1, claims = claims + 1, holder = :holder, heartbe
 INSERT INTO batch (number, lane, wave, parent, fresh, size, targets)
 
 -- name: next_planned
-SELECT number, lane, wave, targets, parent, fresh FROM batch
-WHERE number > :after AND NOT EXISTS (SELECT 1 FROM outcome WHERE outcome.batch = batch.number)
-ORDER BY number LIMIT :limit
+-- One row of JSON, not one a batch: in a thread beside a busy loop each row waits for the interpreter's lock.
+SELECT json_group_array(json_array(number, lane, wave, targets, parent, fresh)) FROM (
+    SELECT number, lane, wave, targets, parent, fresh FROM batch
+    WHERE number > :after AND NOT EXISTS (SELECT 1 FROM outcome WHERE outcome.batch = batch.number)
+    ORDER BY number LIMIT :limit)
 
 -- name: next_planned_again
 -- As above, of what was on the wire before: `--limit` counts only the others.
-SELECT number, lane, wave, targets, parent, fresh FROM batch
-WHERE number > :after AND fresh = 0 AND NOT EXISTS (SELECT 1 FROM outcome WHERE outcome.batch = batch.number)
-ORDER BY number LIMIT :limit
+SELECT json_group_array(json_array(number, lane, wave, targets, parent, fresh)) FROM (
+    SELECT number, lane, wave, targets, parent, fresh FROM batch
+    WHERE number > :after AND fresh = 0 AND NOT EXISTS (SELECT 1 FROM outcome WHERE outcome.batch = batch.number)
+    ORDER BY number LIMIT :limit)
 
 -- name: raise_mark
 UPDATE run SET mark = max(mark, :last) WHERE id = 1

@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from dispatcher.model import FoundTask, Ruling
 
 _encode = msgspec.json.Encoder().encode
+_planned = msgspec.json.Decoder(list[tuple[int, int, int, str, int | None, int]]).decode
 
 
 class SqliteCheckpoint(SqliteReader):
@@ -188,7 +189,8 @@ class SqliteCheckpoint(SqliteReader):
         claimed = self._claims.numbers
         after = self._cursor
         while len(found) < limit:
-            rows = self._all(QUERIES[query], {"after": after, "limit": limit})
+            with self._decoding():
+                rows = _planned(self._value_of(query, {"after": after, "limit": limit}))
             found += [
                 Batch(number, lane, wave, tuple(targets.split(" ")), parent, fresh == 1)
                 for number, lane, wave, targets, parent, fresh in rows

@@ -1,6 +1,6 @@
 """The way from the event loop to the checkpoint: off the loop, and outcomes by the block.
 
-Workers hand in outcomes and go on; a block is written when 500 are waiting or the oldest waits 100 ms, in
+Workers hand in outcomes and go on; a block is written when 2,048 are waiting or the oldest waits 100 ms, in
 one statement and one commit. Counters, events and receipts advance in `on_durable`, after the commit.
 Order is kept: a claim, a split or a give-back never overtakes outcomes that were handed in before it.
 
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from dispatcher.clock import Clock
     from dispatcher.model import Batch, Doubt, Outcome
 
-BLOCK_ROWS = 500
+BLOCK_ROWS = 2_048
 BLOCK_AGE_S = 0.1
-"""A block is due at 500 rows or 100 ms, whichever comes first: as long as a claim reaches ahead (ADR 13)."""
+"""A block is due at 2,048 rows, twice a claim's, or 100 ms, as long as a claim reaches ahead (ADR 13)."""
 MAX_WAITING = 4_000
 """Outcomes that may wait for a commit before workers wait too: what a stalled disk can cost in memory."""
 
@@ -111,10 +111,13 @@ class Writer:
     def _start_timer(self) -> None:
         self._timer = asyncio.get_running_loop().call_later(BLOCK_AGE_S, self._start_flush)
 
-    def _start_flush(self) -> None:
+    def _stop_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+
+    def _start_flush(self) -> None:
+        self._stop_timer()
         if self._flushing is None and self._waiting:
             self._flushing = asyncio.create_task(self._flush_waiting(), name="checkpoint-flush")
 
@@ -159,6 +162,7 @@ class Writer:
             if self.failure is not None:
                 raise self.failure
             block, self._waiting = self._waiting, []
+            self._stop_timer()  # what comes in from here on has its own age
             durable: list[Outcome] = []
             try:
                 return await self._offload.run(lambda: self._write(block, durable, action, claimed))
@@ -241,8 +245,7 @@ class Writer:
         """Write what waits, as far as that can be done, and stop."""
         if self._flushing is not None:
             await self._flushing
-        if self._timer is not None:
-            self._timer.cancel()
+        self._stop_timer()
         if self._waiting and self.failure is None:
             await self.flush()
         while self._turns:  # of callers that were cancelled

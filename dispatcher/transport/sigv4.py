@@ -3,8 +3,8 @@
 https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-create-signed-request.html
 
 The canonical request of a lane is the same up to its last line, the body's hash, for as long as second and
-credentials are; so everything before is hashed once a second and copied, and the key of the day is derived
-once. What is left a call is two SHA-256 and one HMAC: 3 us instead of the 48 us of the SDK's general signer
+credentials are; so everything before is hashed once a second and copied, and the HMAC under the day's key is
+begun once a day. What is left a call is four SHA-256: 2.4 us instead of the 48 us of the SDK's general signer
 (`python -m pytest bench/micro -k sign`), which is the judge in `tests/property/test_sigv4.py`. Pure: the
 instant comes from outside.
 """
@@ -43,7 +43,7 @@ class Signer:
         self._region = region
         self._service = service
         self._day = ""
-        self._day_key = b""
+        self._inner = self._outer = hashlib.sha256()
         self._key: Key | None = None
         self._second = -1
         self._head = b""
@@ -60,12 +60,15 @@ class Signer:
         request = self._request.copy()
         request.update(hashlib.sha256(body).hexdigest().encode())
         to_sign = self._to_sign + request.hexdigest().encode()
-        return self._head + hmac.digest(self._day_key, to_sign, "sha256").hex().encode() + b"\r\n"
+        inner, outer = self._inner.copy(), self._outer.copy()
+        inner.update(to_sign)
+        outer.update(inner.digest())
+        return b"%b%b\r\n" % (self._head, outer.hexdigest().encode())
 
     def _prepare(self, key: Key, at: int) -> None:
         stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(at))
         if key is not self._key or stamp[:8] != self._day:
-            self._day_key = self._derived(key.secret_key, stamp[:8])
+            self._inner, self._outer = _pads(self._derived(key.secret_key, stamp[:8]))
         # Only once it is whole: a key that raised here must raise again, and not find the last one's.
         self._second, self._key = -1, None
         headers = {**self._headers, "x-amz-date": stamp}
@@ -90,6 +93,13 @@ class Signer:
         for part in (day, self._region, self._service, "aws4_request"):
             key = hmac.digest(key, part.encode(), "sha256")
         return key
+
+
+def _pads(key: bytes) -> tuple[hashlib._Hash, hashlib._Hash]:
+    """Return the two hashes of an HMAC begun with `key` (RFC 2104), to be copied: 0.6 us, not 1.6 anew."""
+    padded = key.ljust(64, b"\0")
+    inner, outer = (bytes(byte ^ pad for byte in padded) for pad in (0x36, 0x5C))
+    return hashlib.sha256(inner), hashlib.sha256(outer)
 
 
 def _in_a_header(value: str) -> str:

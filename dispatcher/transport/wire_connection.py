@@ -138,6 +138,9 @@ class Connection(asyncio.Protocol):
         if self._is_whole:
             return
         assert self._parser is not None
+        if self._parser.should_keep_alive():  # nearly always; and what ends with the connection does not
+            self._ends_with_the_connection = False
+            return
         framed = any(name.lower() in (b"content-length", b"transfer-encoding") for name, _ in self._headers)
         status = self._parser.get_status_code()
         self._ends_with_the_connection = not framed and status >= 200 and status not in (204, 304)

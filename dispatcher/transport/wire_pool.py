@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import math
 import socket
+import time
 from typing import TYPE_CHECKING, NamedTuple
 
 import aiohappyeyeballs
@@ -69,7 +70,7 @@ class Pool:
         """Send `request` once and return how it ended. Raises `Unreachable` where it was not sent."""
         loop = asyncio.get_running_loop()
         deadline_s = loop.time() + self._timeout_s
-        connection = self._idle_one() or await self._connected()
+        connection = self._idle_one() or await self._connected_by(deadline_s)
         asked = connection.ask(request)
         self._asked[connection] = deadline_s
         if deadline_s < self._timer_due_s:
@@ -125,6 +126,20 @@ class Pool:
             self._watch(min(left))
 
     # Connecting
+
+    async def _connected_by(self, deadline_s: float) -> Connection:
+        """Open a connection that may still be written to. Raises `Unreachable`.
+
+        A machine may sleep meanwhile, and the clock that timers go by may stand still with it: the call that
+        wakes would be sent on a claim that another host has taken over, in a window that has passed.
+        """
+        began_at = time.time()
+        connection = await self._connected()
+        is_late = asyncio.get_running_loop().time() >= deadline_s
+        if is_late or abs(time.time() - began_at) >= self._timeout_s:
+            connection.abort()
+            raise Unreachable("ConnectTimeout", f"no connection within {self._timeout_s:g} s")
+        return connection
 
     async def _connected(self) -> Connection:
         """Open a connection. Raises `Unreachable`."""

@@ -168,6 +168,16 @@ def test_what_is_accepted_or_planned_is_never_ruled(store: Store, number: int) -
     assert store.row(number) == row
 
 
+def test_what_is_on_the_wire_is_never_ruled(store: Store) -> None:
+    """A batch that is claimed may be answered in a moment: to rule it would be a bug, and is told as one."""
+    store.begin()
+    (batch,) = store.claim(1)
+    row = store.row(batch.number)
+    with pytest.raises(CheckpointError, match="on the wire"):
+        store.now.rule([Ruling(batch.number, (Part(batch.targets, BatchState.ACCEPTED, TASK),))], now=2000.0)
+    assert store.row(batch.number) == row
+
+
 def test_doubts_that_are_held_are_not_resent(store: Store) -> None:
     """`doubt_up_to` with `held` leaves nothing for the engine, in this epoch or another."""
     store.begin()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dispatcher.admission import Admission
+from dispatcher.gate import Gate
 from dispatcher.policy.lane import LanePolicy
 from dispatcher.policy.token_bucket import TokenBucket
 
@@ -34,7 +35,7 @@ def test_ten_thousand_waiters_leave_in_order_at_the_rate() -> None:
     """First come, first served, and never faster than the bucket."""
 
     async def work() -> list[tuple[int, float]]:
-        gate, door = asyncio.Lock(), admission(100.0)
+        gate, door = Gate(), admission(100.0)
         left: list[tuple[int, float]] = []
 
         async def wait(number: int) -> None:
@@ -57,7 +58,7 @@ def test_cancelled_waiters_leave_nothing_behind() -> None:
     """All of ten thousand are gone at once, and the next one gets the next permit."""
 
     async def work() -> float:
-        gate, door = asyncio.Lock(), admission(1.0)
+        gate, door = Gate(), admission(1.0)
 
         async def wait() -> None:
             async with gate:

@@ -22,7 +22,7 @@ import pytest
 from dispatcher import Inventory, Manifest, Settings
 from dispatcher.checkpoint.reading import SqliteReader
 from dispatcher.checkpoint.writer import InlineOffload
-from dispatcher.errors import DispatcherError
+from dispatcher.errors import CheckpointIo, DispatcherError
 from dispatcher.intent import Intent
 from dispatcher.observe import BatchSettled, Hooks
 from dispatcher.prepare import Preparation
@@ -173,3 +173,20 @@ def test_every_io_of_a_run_fails_once(folder: Path, failure: Failure) -> None:
     print(
         f"\n{failure.value}: {len(trace)} I/Os, {sum(found.values())} failed: {dict(sorted(found.items()))}"
     )
+
+
+def test_a_look_that_cannot_read_is_one_line(folder: Path) -> None:
+    """SQLite has ended the transaction by then: the disk's error is told, and a later look is fine."""
+    machine = Machine(folder)
+    with machine.disk.installed():
+        assert machine.process() == (1, None)
+        reader = SqliteReader.open(machine.state / "fleet.db", read_only=True)
+        whole = reader.counts()
+        reader.close()
+        reader = SqliteReader.open(machine.state / "fleet.db", read_only=True)
+        machine.disk.fail(1, Failure.EIO, lasting=True)
+        with pytest.raises(CheckpointIo, match=r"fleet\.db: disk I/O error"):
+            reader.counts()
+        machine.disk.heal()
+        assert reader.counts() == whole
+        reader.close()

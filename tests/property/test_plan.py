@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 
 import msgspec
@@ -23,6 +24,26 @@ PLAN = Plan(
     inventory_digest="v",
     planned_at=900.0,
 )
+
+
+@settings(deadline=None)
+@given(
+    targets=st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=300), min_size=1, max_size=10)
+)
+@example(targets=["a" * 127, "b" * 128, "c" * 256])
+def test_a_client_token_hashes_what_it_says(targets: list[str]) -> None:
+    """Each part preceded by its length in bytes, however long or foreign; ASCII has a way of its own."""
+    parts = ["1", PLAN.run, "0", PLAN.region, None, PLAN.command, None]
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(b"\0" if part is None else _sized(part))
+    digest.update((0).to_bytes(4, "big"))  # no user tags
+    digest.update(len(targets).to_bytes(4, "big") + b"".join(map(_sized, targets)))
+    assert ClientTokens(PLAN).of(targets) == digest.hexdigest()
+
+
+def _sized(text: str) -> bytes:
+    return len(text.encode()).to_bytes(4, "big") + text.encode()
 
 
 def chunked(ids: list[str], sizes: list[int]) -> list[list[str]]:

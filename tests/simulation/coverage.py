@@ -8,6 +8,8 @@ from dispatcher.model import BatchState, Kind
 from dispatcher.policy.lane import LANE_TRANSITIONS, LaneState
 from tests.simulation.disk import Failure
 from tests.simulation.scenario import BETWEEN, CALL_FAULTS, MOMENTS, WINDOWS
+from tests.simulation.wire_network import CONNECTS, EVENTS
+from tests.simulation.wire_server import AFTER, BEFORE, SHORT, SILENT, WHOLE
 
 if TYPE_CHECKING:
     from collections import Counter
@@ -30,6 +32,7 @@ def expected() -> list[str]:
             *(f"window: {mode}" for mode in WINDOWS),
             *(f"moment: {what}" for what in MOMENTS),
             *(f"between: {what}" for what in BETWEEN),
+            *(f"wire: {what}" for what in (*CONNECTS, *BEFORE, *AFTER, *SILENT, *SHORT, *WHOLE, *EVENTS)),
             *(f"io: {failure.value}" for failure in Failure),
             *(f"settled: {state.value}" for state in SETTLED),
             *(f"stored: {state.value}" for state in BatchState),
@@ -50,8 +53,8 @@ UNREACHED: dict[str, str] = {
     "lane: open → probing": "five faults slow a lane before twenty make an outage",
 }
 """What no seed need reach, each with its reason."""
-RARE = frozenset({"lane: paused → denied", "lane: slowed → stopped"})
-"""Two faults must meet for these: asked of the soak's seeds, not of a thousand."""
+RARE = frozenset({"lane: paused → denied", "lane: slowed → stopped", "wire: half open"})
+"""Two things must meet for these: asked of the soak's seeds, not of a thousand."""
 
 
 def missing(reached: Counter[str], *, rare: bool = False) -> list[str]:

@@ -42,6 +42,8 @@ class VirtualTimeLoop(asyncio.BaseEventLoop):
         self.on_step: Callable[[], None] = lambda: None
         self.commit_s: Callable[[], float] | None = None
         """How long a call that was put off the loop takes, if it is to take any time."""
+        self.network: Any = None
+        """What connections are asked of (`wire_network`), where there is one."""
         self._rng = rng
         self._frozen: dict[Any, list[asyncio.Handle]] = {}
         self._ended: set[Any] = set()
@@ -123,6 +125,18 @@ class VirtualTimeLoop(asyncio.BaseEventLoop):
                             _unwind(task.get_coro())
         finally:
             asyncio._set_running_loop(running)
+
+    # The network
+
+    async def sock_connect(self, sock: Any, address: Any) -> None:
+        if self.network is None:
+            raise Leak("a socket in a simulation without a network")
+        await self.network.connect(address)
+
+    async def create_connection(self, protocol_factory: Any, *_: Any, **options: Any) -> Any:  # type: ignore[override]
+        if self.network is None or options.get("ssl") is not None:
+            raise Leak("a connection in a simulation without a network")
+        return await self.network.connection(protocol_factory)
 
     # What must not be
 

@@ -19,7 +19,7 @@ from dispatcher.model import FACTS, Answer, BatchState, Created, Kind, Pace, Res
 from dispatcher.policy import lane, token_bucket, token_window
 from dispatcher.policy import verdict as policy_verdict
 from dispatcher.settings import Resolved
-from dispatcher.transport import aiobotocore
+from dispatcher.transport import aiobotocore, wire_pool
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -601,3 +601,57 @@ def given_back_is_not_fed_again() -> list[Patch]:
         self._cursor = cursor
 
     return [(sqlite.SqliteCheckpoint, "give_back", give_back)]
+
+
+# On the wire
+
+
+@mutant
+def broken_call_is_written_again() -> list[Patch]:
+    """a call whose connection broke is written to another one"""
+    real = wire_pool.Pool.ask
+
+    async def ask(self: Any, request: bytes) -> Any:
+        end = await real(self, request)
+        return await real(self, request) if isinstance(end, wire_pool.Broken) else end
+
+    return [(wire_pool.Pool, "ask", ask)]
+
+
+@mutant
+def broken_call_was_not_sent() -> list[Patch]:
+    """a call whose connection broke counts as not sent"""
+    real = wire_pool.Pool.ask
+
+    async def ask(self: Any, request: bytes) -> Any:
+        end = await real(self, request)
+        if isinstance(end, wire_pool.Broken):
+            raise wire_pool.Unreachable(end.code, end.why)
+        return end
+
+    return [(wire_pool.Pool, "ask", ask)]
+
+
+@mutant
+def deadline_is_not_watched() -> list[Patch]:
+    """nobody looks at the deadlines of calls"""
+    return [(wire_pool.Pool, "_watch", _nothing)]
+
+
+@mutant
+def timed_out_connection_is_kept() -> list[Patch]:
+    """a connection whose call timed out carries the next one"""
+
+    def abort(self: Any, why: Any = None) -> None:
+        self._end(why)
+
+    def expire(self: Any) -> None:
+        real_abort = wire_pool.Connection.abort
+        wire_pool.Connection.abort = abort  # type: ignore[method-assign]
+        try:
+            real(self)
+        finally:
+            wire_pool.Connection.abort = real_abort  # type: ignore[method-assign]
+
+    real = wire_pool.Pool._expire
+    return [(wire_pool.Pool, "_expire", expire)]

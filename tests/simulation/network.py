@@ -26,7 +26,7 @@ NOT_SERVED = frozenset(
      "expired", "throttled", "quota"}
 )  # fmt: skip
 """Faults of the way there: the service never sees the call."""
-_REFUSALS: dict[str, tuple[int, str | None, str | None]] = {
+REFUSALS: dict[str, tuple[int, str | None, str | None]] = {
     "error_500": (500, "InternalServerException", "an internal error occurred"),
     "error_500_after": (500, "InternalServerException", "an internal error occurred"),
     "bare_503": (503, None, None),
@@ -154,8 +154,8 @@ def _read(status: int, body: Any, code: str | None, fault: str | None, targets: 
     """Make an answer of what came, by the functions that the real transports use."""
     if fault in ("reset_before", "lost_reply", "vanish"):
         return Answer(kind=Kind.NO_REPLY, code="ConnectionReset")
-    if fault in _REFUSALS and (fault in NOT_SERVED or status == 200):
-        return base.answer_for(*_REFUSALS[fault], targets)
+    if fault in REFUSALS and (fault in NOT_SERVED or status == 200):
+        return base.answer_for(*REFUSALS[fault], targets)
     if status != 200:
         return base.answer_for(status, code, str(body.get("message", "")), targets)
     return aiobotocore.success({} if fault in ("truncated", "empty_200") else dict(body))

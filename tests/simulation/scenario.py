@@ -71,6 +71,8 @@ class Scenario:
     lives: int
     """Processes before the last one, in which nothing goes wrong any more."""
     items: tuple[Item, ...]
+    is_wire: bool = False
+    """Whether calls go through the wire transport, as bytes."""
 
     def of_life(self, kind: str, life: int) -> list[Item]:
         return [item for item in self.items if item.kind == kind and item.life == life]
@@ -79,9 +81,10 @@ class Scenario:
         return replace(self, items=tuple(item for n, item in enumerate(self.items) if n not in gone))
 
     def text(self) -> str:
+        by = " by wire" if self.is_wire else ""
         head = (
             f"seed {self.seed}: {self.devices} devices, {len(self.bad)} bad, {self.lives} lives,"
-            f" {self.command}, window {self.service_window_s:g} s, {self.limits}"
+            f" {self.command}{by}, window {self.service_window_s:g} s, {self.limits}"
         )
         return "\n".join([head, *(f"  {n:3} {item.text()}" for n, item in enumerate(self.items))])
 
@@ -136,6 +139,7 @@ def draw(seed: int) -> Scenario:
         service_window_s=service_window_s,
         lives=lives,
         items=tuple(items),
+        is_wire=random.Random(f"wire-{seed}").random() < 0.4,
     )
 
 

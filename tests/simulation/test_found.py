@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -108,3 +109,11 @@ def test_a_disk_that_fails_for_good_is_told_and_no_traceback(tmp_path: Path, fai
         if is_over:
             return
     pytest.fail("no planning takes so many I/Os")
+
+
+def test_a_call_that_slept_through_its_connecting_is_not_sent() -> None:
+    """A machine that sleeps while a connection is made wakes to a call whose claim and window have passed."""
+    for at_s in (0.21, 0.23, 0.25):
+        slept = scenario(Item("moment", "sleep", 0, at=at_s, value=100.0), lives=1)
+        found = run_scenario(replace(slept, seed=54, is_wire=True, is_shuffled=True, latency_s=0.1))
+        assert found.broken == []

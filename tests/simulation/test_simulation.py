@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import asyncio
 import os
 import random
 import socket
@@ -123,6 +124,16 @@ def test_a_thread_cannot_call_into_the_loop() -> None:
     loop = VirtualTimeLoop()
     with pytest.raises(Leak):
         loop.call_soon_threadsafe(print)
+    loop.close()
+
+
+@pytest.mark.parametrize("is_tls", [False, True])
+def test_a_connection_needs_a_simulated_network(is_tls: bool) -> None:
+    """What is connected to without one, or by TLS, would be real."""
+    loop = VirtualTimeLoop()
+    loop.network = object() if is_tls else None
+    with pytest.raises(Leak):
+        loop.run_until_complete(loop.create_connection(asyncio.Protocol, ssl=True if is_tls else None))
     loop.close()
 
 

@@ -34,9 +34,10 @@ from tests.simulation import verdict
 from tests.simulation.disk import Disk, Failure, Killed
 from tests.simulation.guard import sealed
 from tests.simulation.loop import PROCESS, Stuck, VirtualTimeLoop
-from tests.simulation.network import SimTransport
 from tests.simulation.operators import Operators
 from tests.simulation.scenario import FAULTS_OF_IO, Item, Scenario
+from tests.simulation.wire_network import WireNetwork, installed
+from tests.simulation.wire_transport import open_transport
 from tests.simulation.witness import Witness
 
 if TYPE_CHECKING:
@@ -179,6 +180,8 @@ class World:
             )
         )
         self.witness = Witness(self)
+        self.wire = WireNetwork(self) if scenario.is_wire else None
+        """The network of a seed that sends through the real wire transport."""
         self.host = self.new_host()
         self.checkpoint = self.host.state / f"{RUN}.db"
         self.operators = Operators(self)
@@ -286,6 +289,7 @@ class World:
         try:
             with (
                 self.disk.installed(),
+                installed(self),
                 sealed(wall=self.wall_s, monotonic=self.loop.time, rng=rng) as leaks,
             ):
                 self._drive()
@@ -392,8 +396,8 @@ class World:
         return process
 
     async def _process(self, process: Process, verb: str, manifest: Manifest, settings: Settings) -> None:
-        async def connect(plan: Any, resolved: Any) -> SimTransport:
-            return SimTransport(self, process, plan, resolved.attempt_timeout_s)
+        async def connect(plan: Any, resolved: Any) -> Any:
+            return await open_transport(self, process, plan, resolved)
 
         if verb == "run":
             self.operators.offers(manifest)
@@ -417,8 +421,8 @@ class World:
             region=REGION, **process.limits,
         )  # fmt: skip
 
-        async def connect(plan: Any, resolved: Any) -> SimTransport:
-            return SimTransport(self, process, plan, resolved.attempt_timeout_s)
+        async def connect(plan: Any, resolved: Any) -> Any:
+            return await open_transport(self, process, plan, resolved)
 
         async def work() -> None:
             async with open_dispatcher(settings, open_transport=connect) as dispatcher:

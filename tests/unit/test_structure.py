@@ -26,7 +26,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         *("inventory", "inventory_jsonl", "inventory_rows", "inventory_source", "inventory_table"),
         "intake",
     ),
-    ("admission", "checkpoint", "transport"),
+    ("admission", "gate", "checkpoint", "transport"),
     ("engine", "flow", "feed", "flight", "sender", "trial"),
     ("delivery", "metrics", "tracing"),
     (

@@ -9,10 +9,18 @@ import pytest
 
 from dispatcher.checkpoint.base import Plan
 from dispatcher.checkpoint.memory import MemoryCheckpoint
-from dispatcher.checkpoint.writer import BLOCK_ROWS, MAX_WAITING, InlineOffload, ThreadOffload, Writer
+from dispatcher.checkpoint.writer import (
+    BLOCK_AGE_S,
+    BLOCK_ROWS,
+    MAX_WAITING,
+    InlineOffload,
+    ThreadOffload,
+    Writer,
+)
 from dispatcher.errors import CheckpointError, CheckpointIo
 from dispatcher.model import Batch, BatchState, Lane, Outcome
 from dispatcher.plan import cut
+from tests.simulation.loop import VirtualTimeLoop
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
@@ -78,10 +86,10 @@ class Bench:
     def __init__(self, *, fail: Exception | None = None, offload: InlineOffload | None = None) -> None:
         self.checkpoint = RecordingCheckpoint(fail)
         self.checkpoint.write_plan(
-            PLAN, [Lane(index=0, region="us-west-2")], cut([[f"d{n:05d}" for n in range(50_000)]])
+            PLAN, [Lane(index=0, region="us-west-2")], cut([[f"d{n:06d}" for n in range(30 * BLOCK_ROWS)]])
         )
         self.checkpoint.acquire("me", now=1000.0)
-        self.batches = self.checkpoint.claim(limit=4_500, max_devices=None, now=1000.0)
+        self.batches = self.checkpoint.claim(limit=3 * BLOCK_ROWS, max_devices=None, now=1000.0)
         self.checkpoint.said.clear()
         self.durable: list[int] = []
         self.failures: list[DispatcherError] = []
@@ -118,7 +126,7 @@ async def settle() -> None:
 
 
 def test_a_full_block_is_written_at_once() -> None:
-    """The 500th outcome starts a commit; 499 wait for the 20 ms timer."""
+    """The last outcome of a block starts a commit; until it came, the others wait for their timer."""
 
     async def test() -> None:
         bench = Bench()
@@ -333,6 +341,25 @@ def test_every_commit_of_outcomes_is_marked() -> None:
         await bench.writer.close()
 
     run(test)
+
+
+def test_what_comes_after_a_claim_has_its_own_age() -> None:
+    """A claim writes what waits; the timer of that must not cut the next block short."""
+
+    async def test() -> None:
+        bench = Bench()
+        bench.hand_in(0, 3)
+        await asyncio.sleep(0.6 * BLOCK_AGE_S)
+        await bench.writer.claim(limit=1, max_devices=None)
+        bench.hand_in(3, 3)
+        await asyncio.sleep(0.6 * BLOCK_AGE_S)
+        assert len(bench.durable) == 3
+        await asyncio.sleep(0.6 * BLOCK_AGE_S)
+        assert len(bench.durable) == 6
+        await bench.writer.close()
+
+    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
+        runner.run(test())
 
 
 def test_blocks_that_gather_during_a_commit_follow_at_once() -> None:

@@ -177,6 +177,18 @@ def test_a_share_is_held_of_what_was_found() -> None:
     assert line.now_s - began_s < 610.0
 
 
+def test_a_share_that_is_throttled_all_the_same_meets_chance() -> None:
+    """One call in nine at half of the limit: it is eased once, and goes back as that has not helped."""
+    line = Line(RateLearner(400.0, share=0.5, now_s=0.0), latency_s=0.001)
+    line.bucket(40.0, 60.0)
+    held = line.control.rate_per_s
+    rates = [line.send(*[Pace.OK] * 8, Pace.THROTTLE) for _ in range(12)]
+    assert 0.97 * held < min(rates) < held
+    assert rates[-1] == held
+    assert line.control.snapshot().noise > 0.05
+    assert line.control.snapshot().state is RateState.HOLDING
+
+
 def test_chance_is_told_from_a_limit() -> None:
     """One call in twenty throttled whatever the rate: the rate is not driven down, and it says so."""
     line = Line(RateLearner(200.0, now_s=0.0))
