@@ -207,7 +207,7 @@ def test_rate_stays_within_floor_and_ceiling(
 @settings(max_examples=50, deadline=None)
 @given(rates=st.lists(st.tuples(st.floats(1.0, 100.0), st.floats(0.0, 0.3)), min_size=1, max_size=4))
 def test_nobody_starves(rates: list[tuple[float, float]]) -> None:
-    """Whatever happened before, the rate grows while a service accepts all: slowly where it throttled much."""
+    """Whatever happened before, the rate grows while all is accepted, slowly where much was throttled."""
     control = RateLearner(1_000.0, now_s=0.0)
     now_s = 0.0
     for rate, share in rates:
@@ -220,4 +220,4 @@ def test_nobody_starves(rates: list[tuple[float, float]]) -> None:
             return
         now_s += 1.0 / control.rate_per_s
         control.observe(now_s + 0.01, Pace.OK, control.departed(now_s))
-    assert control.rate_per_s > 20.0
+    assert control.rate_per_s > 10.0
