@@ -270,9 +270,7 @@ class Recovery(Preparation):
         record = self._registry.get(plan.run)
         if record is None or record.first_sent_at is None:
             return
-        selected = (plan.inventory_digest, plan.selection_digest)
-        is_same = record.plan_id == plan.plan_id and _is_only_behind(plan, record, selected)
-        if is_same and not is_older(checkpoint, plan, record):
+        if not is_older(checkpoint, plan, record):
             return
         last = Path(record.checkpoint)
         if last != checkpoint.path and last.exists():
@@ -280,7 +278,7 @@ class Recovery(Preparation):
                 f"{checkpoint.path} is older than what the registry remembers of run {plan.run}",
                 hint=f"reconcile the newer one: {command('reconcile', str(last))}",
             )
-        if not is_same:
+        if not _is_only_behind(plan, record):
             raise CheckpointError(
                 f"{checkpoint.path} is older than what the registry remembers of run {plan.run}, and was"
                 " planned from something else",
@@ -289,7 +287,8 @@ class Recovery(Preparation):
         self._doubt(checkpoint, record.mark, record)
 
 
-def _is_only_behind(plan: Plan, sent: Record, selected: tuple[str, str]) -> bool:
-    """Whether an older copy lacks claims and outcomes, and no device that the manifest names now."""
+def _is_only_behind(plan: Plan, sent: Record, selected: tuple[str, str] | None = None) -> bool:
+    """Whether an older copy lacks claims and outcomes, and no device that was sent or is `selected` now."""
     then = (plan.inventory_digest, plan.selection_digest)
-    return sent.plan_id == plan.plan_id and selected == then
+    last = (sent.inventory_digest, sent.selection_digest)
+    return sent.plan_id == plan.plan_id and then == last and selected in (None, then)
