@@ -6,8 +6,8 @@ import shutil
 from typing import TYPE_CHECKING
 
 import pytest
-
 from tests.e2e.doubts import age, forget, only_once, reconcile
+
 from tests.e2e.test_identity import interrupted, lose
 
 if TYPE_CHECKING:
