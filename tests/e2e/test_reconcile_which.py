@@ -6,9 +6,9 @@ import shutil
 from typing import TYPE_CHECKING
 
 import pytest
-from tests.e2e.doubts import age, forget, only_once, reconcile
 
 from tests.e2e.test_identity import interrupted, lose
+from tests.e2e.test_reconcile import age, forget, only_once, reconcile
 
 if TYPE_CHECKING:
     from pathlib import Path
