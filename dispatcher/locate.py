@@ -8,15 +8,15 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dispatcher.checkpoint.reading import SqliteReader
 from dispatcher.checkpoint.registry import Record, Registry
-from dispatcher.errors import CheckpointError, UsageError
+from dispatcher.errors import CheckpointError, PlanMismatch, UsageError
 from dispatcher.hints import command, resume
 from dispatcher.manifest import NAME_PATTERN
 from dispatcher.manifest_schema import near_miss
 
 if TYPE_CHECKING:
     from dispatcher.checkpoint.base import Plan, Stored
-    from dispatcher.checkpoint.reading import SqliteReader
     from dispatcher.settings import Resolved
 
 _RUN = re.compile(f"{NAME_PATTERN}(@{NAME_PATTERN})?", re.ASCII)
@@ -133,7 +133,7 @@ def find_checkpoint(word: str, settings: Resolved) -> Path:
     if _RUN.fullmatch(word):
         record = Registry(settings.state_dir).get(word)
         if record is not None and Path(record.checkpoint).exists():
-            return Path(record.checkpoint)
+            return of_run(word, Path(record.checkpoint))
         if record is not None:
             raise CheckpointError(
                 f"the checkpoint of run {word} is not at {record.checkpoint} any more",
@@ -148,6 +148,23 @@ def find_checkpoint(word: str, settings: Resolved) -> Path:
         f"{near_miss(word, _known_runs(settings.state_dir))}",
         hint=f"`{command('runs')}` lists the known ones",
     )
+
+
+def of_run(run: str, path: Path) -> Path:
+    """Return `path`, but not where another run's file lies there: nobody asked for that one."""
+    plan = None
+    with contextlib.suppress(CheckpointError):  # whoever reads it says what is wrong with it
+        reader = SqliteReader.open(path, read_only=True)
+        try:
+            plan = reader.plan()
+        finally:
+            reader.close()
+    if plan is not None and plan.run != run:
+        raise PlanMismatch(
+            f"{path} belongs to run {plan.run}, not to {run}",
+            hint="put the right file back; if this one is meant, name it by its path",
+        )
+    return path
 
 
 def _exists(word: str) -> bool:

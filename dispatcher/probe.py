@@ -36,7 +36,10 @@ if TYPE_CHECKING:
 PAGES = 5
 DEADLINE_S = 2.0
 """For the list: the start of a run that nobody has sent waits no longer."""
+RETRY_S = 0.3
 _ASKED_ANYWAY = (Kind.DENIED, Kind.EXPIRED)
+_PASSING = (Kind.THROTTLED, Kind.BARE_THROTTLE, Kind.NO_REPLY)
+"""Once, one of these is asked again: it says nothing of the next call, and may hide a second command."""
 
 log = logging.getLogger("dispatcher")
 
@@ -116,10 +119,15 @@ class Probe:
 
     async def _found(self) -> list[TaskSummary]:
         token: str | None = None
+        is_second = False
         for _ in range(PAGES):
             await self._permit()
             page = await self._transport.list_tasks(token, PAGE)
             if isinstance(page, Answer):
+                if page.kind in _PASSING and not is_second:
+                    is_second = True
+                    await asyncio.sleep(RETRY_S)
+                    continue
                 if page.kind in _ASKED_ANYWAY:
                     log.warning(
                         "ListTasks is not allowed (%s): whether another host has sent run %s is not known",

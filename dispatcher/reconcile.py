@@ -72,9 +72,9 @@ class Reconciliation:
         )
         self._check_account(tasks)
         result.listed, result.tasks, result.pages = tasks.listed, len(tasks.by_id), tasks.pages
-        result.complete = tasks.is_complete
         unlisted, is_behind = await self._offload.run(lambda: self._match(tasks, tokens))
         strays = await self._describe(tasks)
+        result.complete = tasks.is_complete
         nowhere, is_behind_too = await self._offload.run(lambda: self._place(strays))
         behind = is_behind or is_behind_too
         if behind:

@@ -13,7 +13,7 @@ import msgspec
 from dispatcher.checkpoint.lease import Holder, is_locked, lock_paths
 from dispatcher.checkpoint.registry import Damaged, Registry
 from dispatcher.errors import DispatcherError
-from dispatcher.locate import stored_plan
+from dispatcher.locate import of_run, stored_plan
 from dispatcher.model import MAX_TARGETS, Command
 from dispatcher.report import instant, open_reader
 
@@ -108,7 +108,7 @@ def _read_one(record: Record | Damaged, settings: Settings) -> Status | Unreadab
     if isinstance(record, Damaged):
         return UnreadableRun(run=record.run, checkpoint=str(record.path), error=record.error.one_line())
     try:
-        return read_status(Path(record.checkpoint), settings)
+        return read_status(of_run(record.run, Path(record.checkpoint)), settings)
     except DispatcherError as error:
         return UnreadableRun(run=record.run, checkpoint=record.checkpoint, error=error.one_line())
 

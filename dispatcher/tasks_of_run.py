@@ -77,13 +77,18 @@ class TasksOfRun:
         return found
 
     async def described(self, lookup: Lookup) -> list[FoundTask]:
-        """Look up the tasks that nobody has taken; those the service does not know any more are left out."""
+        """Look up the tasks that nobody has taken.
+
+        One that is listed and cannot be described may have any device, so then nothing is proven absent: the
+        list counts as not read to its end.
+        """
         left = [self.by_id[task_id] for task_id in sorted(self._left)]
         found: list[FoundTask] = []
         for start in range(0, len(left), AT_ONCE):
             chunk = left[start : start + AT_ONCE]
             views = await _views(lookup, [task.task_id for task in chunk])
             found += [_joined(task, view, lookup) for task, view in zip(chunk, views, strict=True) if view]
+        self.is_complete &= len(found) == len(left)
         return found
 
 

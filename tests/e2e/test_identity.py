@@ -124,6 +124,29 @@ def test_another_checkpoint_path_is_not_another_run(site: Site, emulate: Emulato
     site.judge(service, done.summary)
 
 
+def test_another_runs_file_is_not_taken_for_it(site: Site, emulate: Emulators) -> None:
+    """Restored under the wrong name: nobody who names the run gets, or sends, the other one."""
+    service = emulate(60)
+    manifest = site.manifest(site.ids(60))
+    assert site.run(manifest, service, "--limit", 10).code == 0
+    assert site.run(manifest, service, "--run-key", "other", "--limit", 10).code == 0
+    other = site.state / "fleet@other.db"
+    own, theirs = site.checkpoint.read_bytes(), other.read_bytes()
+    site.checkpoint.write_bytes(theirs)
+    calls = len(service.running.ledger.calls)
+    for verb in ("status", "report", "resume", "reconcile"):
+        refused = site.do(verb, "fleet")
+        assert (refused.code, refused.out, len(refused.errors)) == (4, "", 1), refused.err
+        assert "belongs to run fleet@other, not to fleet" in refused.errors[0]
+    assert len(service.running.ledger.calls) == calls
+    assert [line.split()[:2] for line in site.do("runs").out.splitlines()] == [
+        ["fleet", "unreadable"],
+        ["fleet@other", "resumable"],
+    ]
+    site.checkpoint.write_bytes(own)
+    assert site.run(manifest, service).code == 0
+
+
 def test_a_run_key_does_it_once_more(site: Site, emulate: Emulators) -> None:
     """Another key is another run with other tokens: each device gets a second task, as asked."""
     service = emulate(50)

@@ -19,7 +19,7 @@ from dispatcher.errors import CheckpointError, PlanMismatch, RunStopped
 from dispatcher.lookup import Lookup
 from dispatcher.model import Answer, BatchState, Kind, Lane, Outcome
 from dispatcher.plan import SYSTEM_TAG_RUN, SYSTEM_TAG_TOKEN, ClientTokens, cut
-from dispatcher.probe import Probe
+from dispatcher.probe import RETRY_S, Probe
 from dispatcher.reconcile import Reconciliation
 from dispatcher.recover import Recovered
 from dispatcher.settings import Settings
@@ -412,6 +412,19 @@ def test_the_registry_learns_of_a_sending_it_did_not_know(tmp_path: Path) -> Non
     assert (kept.first_sent_at, kept.is_recut, kept.planned) == (SENT_AT, False, 2)
 
 
+def test_a_listed_task_that_cannot_be_described_hides_its_devices() -> None:
+    """It may have any of them: whatever is not found is not taken for absent, and the list as unread."""
+    unknown = Answer(kind=Kind.POISON)
+    world = World(fate=lambda operation, _call: unknown if operation == "DescribeTask" else None)
+    world.planned(ids(20))
+    world.doubt(1)
+    world.doubt(2)
+    world.task(*ids(20)[:10])
+    world.task(*ids(20)[10:15], token="of another cut")
+    found = world.reconcile(assume_absent=True)
+    assert (found.adopted, found.released, found.counts.in_doubt, found.complete) == (10, 0, 10, False)
+
+
 def test_without_system_tags_only_the_same_devices_count() -> None:
     """Same devices, tags and description, made after the batch was sent; a subset is somebody else's."""
     plan = Plan(**{name: getattr(PLAN, name) for name in PLAN.__struct_fields__} | {"system_tags": False})
@@ -470,12 +483,22 @@ def test_a_look_refuses_a_limit_where_tasks_are_known() -> None:
 
 @pytest.mark.parametrize("kind", [kind for kind in Kind if kind is not Kind.ACCEPTED])
 def test_a_look_that_fails_is_harmless(kind: Kind, caplog: pytest.LogCaptureFixture) -> None:
-    """Whatever answers: one call, no wait, no error; a missing permission is told once."""
+    """Whatever answers: two calls at most, no error; a missing permission is told once."""
     world = World(fate=lambda _operation, _call: Answer(kind=kind, code="No"))
     world.task("smd-1")
-    assert world.probe(rate_per_s=0.1, burst=1) == 0.0
-    assert len(world.reads) == 1
+    is_passing = kind in (Kind.THROTTLED, Kind.BARE_THROTTLE, Kind.NO_REPLY)
+    assert world.probe(rate_per_s=10.0) == pytest.approx(RETRY_S if is_passing else 0.0)
+    assert len(world.reads) == (2 if is_passing else 1)
     assert len(caplog.records) == (kind in (Kind.DENIED, Kind.EXPIRED))
+
+
+def test_a_look_that_is_throttled_once_still_finds_the_tasks() -> None:
+    """A single throttle must not let a device be commanded twice."""
+    once = Answer(kind=Kind.THROTTLED)
+    world = World(fate=lambda _operation, call: once if call == 1 else None)
+    world.task("smd-1")
+    with pytest.raises(CheckpointError, match="no record"):
+        world.probe()
 
 
 def test_a_look_is_bounded_in_pages_and_time() -> None:
