@@ -43,6 +43,7 @@ def failures(results: Sequence[Result]) -> list[str]:
     ]
 
 
+@pytest.mark.timeout(600)  # twenty seconds of two idle cores, minutes of a busy machine
 def test_seeds_keep_every_promise() -> None:
     """Whatever a seed does to a run, no promise is broken, and all that can go wrong is reached."""
     results = run_many(range(1_000))
