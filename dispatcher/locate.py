@@ -159,12 +159,14 @@ def of_run(run: str, path: Path) -> Path:
             plan = reader.plan()
         finally:
             reader.close()
-    if plan is not None and plan.run != run:
-        raise PlanMismatch(
-            f"{path} belongs to run {plan.run}, not to {run}",
-            hint="put the right file back; if this one is meant, name it by its path",
-        )
+    check_run(run, plan, path, hint="put the right file back; if this one is meant, name it by its path")
     return path
+
+
+def check_run(run: str, plan: Plan | None, path: Path, *, hint: str) -> None:
+    """Raise `PlanMismatch` where the plan stored at `path` is another run's."""
+    if plan is not None and plan.run != run:
+        raise PlanMismatch(f"{path} belongs to run {plan.run}, not to {run}", hint=hint)
 
 
 def _exists(word: str) -> bool:

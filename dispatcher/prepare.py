@@ -29,7 +29,7 @@ from dispatcher.diff import Diff, check_removals, diff, edit_words
 from dispatcher.errors import CheckpointError, PlanMismatch
 from dispatcher.hints import adding, reconcile
 from dispatcher.inventory import open_inventory
-from dispatcher.locate import OrphanedWal, binds, check_newest, discard, is_older, stored_plan
+from dispatcher.locate import OrphanedWal, binds, check_newest, check_run, discard, is_older, stored_plan
 from dispatcher.model import Lane
 from dispatcher.plan import Fold, cut
 from dispatcher.prepared import Prepared
@@ -100,11 +100,7 @@ class Preparation:
     ) -> bool:
         """Bring the checkpoint in line with the manifest; return whether an earlier plan goes on."""
         plan = checkpoint.plan() if is_there else None
-        if plan is not None and plan.run != intent.run:
-            raise PlanMismatch(
-                f"{checkpoint.path} belongs to run {plan.run}, not to {intent.run}",
-                hint="give this run its own --checkpoint",
-            )
+        check_run(intent.run, plan, checkpoint.path, hint="give this run its own --checkpoint")
         digest = inventory.digest()
         sent = record is not None and record.first_sent_at is not None
         stale = plan is not None and record is not None and sent and is_older(checkpoint, plan, record)

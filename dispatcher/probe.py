@@ -93,7 +93,7 @@ class Probe:
             log.debug("the look for earlier tasks failed", exc_info=True)
 
     async def _judged(self, found: list[TaskSummary]) -> float:
-        ends = [await self._age(task_id) for task_id in _ends(found)]
+        ends = [await self._age(task_id) for task_id in dict.fromkeys((found[0].task_id, found[-1].task_id))]
         # The oldest is at one end of the list, so where more pages follow it must be on this one: the first.
         is_oldest_known = self._is_whole or ends[0].created_at < ends[-1].created_at
         window, now = TokenWindow(self._settings.resend_window_s), self._clock.wall()
@@ -159,8 +159,3 @@ class Probe:
         if delay_s > 0:
             await asyncio.sleep(delay_s)
         self._bucket.departed(self._clock.monotonic())
-
-
-def _ends(found: list[TaskSummary]) -> list[str]:
-    """Return the ids of the first and the last task."""
-    return list(dict.fromkeys(task.task_id for task in (*found[:1], *found[-1:])))

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from dispatcher.checkpoint.base import Lost
 from dispatcher.errors import PlanMismatch
 from dispatcher.model import BatchState, Command, FoundTask
 from dispatcher.plan import ClientTokens
@@ -160,7 +161,7 @@ class Reconciliation:
             return
         last = self._stored.last_number()
         # The checkpoint first: with the registry alone, a crash in between would leave all of it planned.
-        store.doubt_up_to(last, self._recovered.first_sent_at, now=self._clock.wall(), held=True)
+        store.doubt_up_to(Lost(last, self._recovered.first_sent_at, held=True), now=self._clock.wall())
         self._recovered.remember(mark=last, is_recut=True)
 
     def _settle(self, view: View, nowhere: Sequence[FoundTask], *, is_behind: bool) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
+from dispatcher.checkpoint.base import Lost
 from dispatcher.checkpoint.writer import ThreadOffload
 from dispatcher.errors import PlanMismatch, RunStopped, UsageError
 from dispatcher.lookup import Lookup
@@ -110,7 +111,7 @@ async def before_fresh(prepared: Prepared, settings: Resolved, clock: Clock, tra
 
     def doubt() -> None:
         mark = checkpoint.last_number()
-        checkpoint.doubt_up_to(mark, since, now=clock.wall())
+        checkpoint.doubt_up_to(Lost(mark, since), now=clock.wall())
         prepared.marker.reconciled(first_sent_at=since, mark=mark, is_recut=False)
 
     await asyncio.to_thread(doubt)

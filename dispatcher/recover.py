@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING
 from dispatcher.checkpoint.base import Lost
 from dispatcher.checkpoint.lease import this_holder
 from dispatcher.checkpoint.sqlite import SqliteCheckpoint
-from dispatcher.errors import CheckpointError, PlanMismatch
+from dispatcher.errors import CheckpointError
 from dispatcher.hints import command
 from dispatcher.inventory import open_inventory
-from dispatcher.locate import OrphanedWal, binds, discard, is_older, stored_plan
+from dispatcher.locate import OrphanedWal, binds, check_run, discard, is_older, stored_plan
 from dispatcher.prepare import Preparation, encoded
 from dispatcher.spool import SortedSpool
 
@@ -148,11 +148,7 @@ class Recovery(Preparation):
     ) -> Collection[str] | None:
         """Have a plan that may be reconciled; return the devices that left parked batches."""
         plan = checkpoint.plan() if is_there else None
-        if plan is not None and plan.run != intent.run:
-            raise PlanMismatch(
-                f"{checkpoint.path} belongs to run {plan.run}, not to {intent.run}",
-                hint="name its own manifest, or the checkpoint itself",
-            )
+        check_run(intent.run, plan, checkpoint.path, hint="name its own manifest, or the checkpoint itself")
         sent = record if record is not None and record.first_sent_at is not None else None
         digest = inventory.digest()
         selected = (digest, intent.selection_digest)

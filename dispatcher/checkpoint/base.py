@@ -168,6 +168,11 @@ class Lost(NamedTuple):
     held: bool = False
     """Whether only a reconcile may settle them, claims included: the parts of a split may have been sent."""
 
+    @property
+    def hold(self) -> int | None:
+        """As outcomes keep it: 0 until a reconcile, None not at all."""
+        return 0 if self.held else None
+
 
 class Checkpoint(Stored, Protocol):
     """A run's durable memory. All instants are Unix seconds."""
@@ -215,10 +220,10 @@ class Checkpoint(Stored, Protocol):
     def doubts(self, *, after: int, limit: int) -> list[Doubt]:
         """Return batches in doubt that this epoch may resend, in order of number, from `after` on."""
 
-    def doubt_up_to(self, mark: int, first_sent_at: float, *, now: float, held: bool = False) -> None:
-        """Put every unsettled batch up to `mark` in doubt: an earlier runner may have sent it.
+    def doubt_up_to(self, lost: Lost, *, now: float) -> None:
+        """Put every unsettled batch up to the mark in doubt: an earlier runner may have sent it.
 
-        With `held` none of them is resent: what was sent may have been cut otherwise, under other tokens.
+        Where it is held none is resent: what was sent may have been cut otherwise, under other tokens.
         """
 
     def rule(self, rulings: Sequence[Ruling], *, strays: Sequence[FoundTask] = (), now: float) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from msgspec.structs import replace
 
 from dispatcher.checkpoint import cutting
-from dispatcher.checkpoint.base import Cut, Lost, Plan, Row, Standing
+from dispatcher.checkpoint.base import Cut, Plan, Row, Standing
 from dispatcher.checkpoint.claims import ClaimBook, Span, runs_of
 from dispatcher.errors import CheckpointError, CheckpointLeased
 from dispatcher.model import Batch, BatchState, Counts, Doubt, Lane, Outcome, Resend
@@ -21,7 +21,7 @@ from dispatcher.model import Batch, BatchState, Counts, Doubt, Lane, Outcome, Re
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Sequence
 
-    from dispatcher.checkpoint.base import Pulse
+    from dispatcher.checkpoint.base import Lost, Pulse
     from dispatcher.model import FoundTask, Ruling
 
 
@@ -90,11 +90,11 @@ class MemoryCheckpoint:
         self._standing = Standing(epoch, standing.holder, standing.heartbeat_at, 0, 0, None, None, None, None)
 
     def acquire(self, holder: str, *, now: float, lost: Lost | None = None) -> int:
-        is_held = lost is not None and lost.held
+        hold = None if lost is None else lost.hold
         for span in sorted(self._spans.values(), key=lambda span: span.at):
             for number in range(span.first, span.last + 1):
                 if number in self._batches and number not in self._kept:
-                    self._doubt(number, span.at, now, "Interrupted", _INTERRUPTED, held=is_held)
+                    self._doubt(number, span.at, now, "Interrupted", _INTERRUPTED, hold)
         self._spans.clear()
         self._claims = ClaimBook()
         old = self._standing
@@ -104,10 +104,10 @@ class MemoryCheckpoint:
             self._doubt_up_to(lost, now)
         return self._epoch
 
-    def _doubt(self, number: int, since: float, now: float, code: str, message: str, *, held: bool) -> None:
+    def _doubt(self, number: int, since: float, now: float, code: str, text: str, hold: int | None) -> None:
         size = len(self._batches[number].targets)
-        outcome = Outcome(number, BatchState.IN_DOUBT, size, 0, since, now, code=code, message=message)
-        self._kept[number] = _Kept(outcome, 0 if held else None)
+        outcome = Outcome(number, BatchState.IN_DOUBT, size, 0, since, now, code=code, message=text)
+        self._kept[number] = _Kept(outcome, hold)
 
     def _fence(self, now: float) -> None:
         if self._standing.epoch != self._epoch:
@@ -255,14 +255,14 @@ class MemoryCheckpoint:
             found[kind] = (devices + kept.outcome.devices, min(earliest, first))
         return found
 
-    def doubt_up_to(self, mark: int, first_sent_at: float, *, now: float, held: bool = False) -> None:
+    def doubt_up_to(self, lost: Lost, *, now: float) -> None:
         self._fence(now)
-        self._doubt_up_to(Lost(mark, first_sent_at, held), now)
+        self._doubt_up_to(lost, now)
 
     def _doubt_up_to(self, lost: Lost, now: float) -> None:
         for number in sorted(self._batches):
             if number <= lost.mark and number not in self._kept:
-                self._doubt(number, lost.first_sent_at, now, "Rebuilt", _REBUILT, held=lost.held)
+                self._doubt(number, lost.first_sent_at, now, "Rebuilt", _REBUILT, lost.hold)
         self._standing = self._standing._replace(mark=max(self._standing.mark, lost.mark))
 
     def edit(

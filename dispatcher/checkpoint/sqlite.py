@@ -22,7 +22,7 @@ import apsw
 import msgspec
 
 from dispatcher.checkpoint import cutting
-from dispatcher.checkpoint.base import Cut, Lost
+from dispatcher.checkpoint.base import Cut
 from dispatcher.checkpoint.claims import ClaimBook, Span, runs_of
 from dispatcher.checkpoint.files import explained
 from dispatcher.checkpoint.reading import BUSY_TIMEOUT_MS, QUERIES, SqliteReader
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator, Sequence
     from pathlib import Path
 
-    from dispatcher.checkpoint.base import Plan, Pulse
+    from dispatcher.checkpoint.base import Lost, Plan, Pulse
     from dispatcher.model import FoundTask, Ruling
 
 _encode = msgspec.json.Encoder().encode
@@ -147,8 +147,8 @@ class SqliteCheckpoint(SqliteReader):
     def acquire(self, holder: str, *, now: float, lost: Lost | None = None) -> int:
         self._value("PRAGMA journal_mode=WAL")  # planning that failed left it at DELETE
         with self._atomic():
-            held = 0 if lost is not None and lost.held else None
-            self._db.execute(QUERIES["recover_claims"], {"now": now, "held": held})
+            hold = None if lost is None else lost.hold
+            self._db.execute(QUERIES["recover_claims"], {"now": now, "held": hold})
             self._db.execute("DELETE FROM claim")
             self._db.execute(QUERIES["acquire"], {"holder": holder, "now": now})
             if self._db.changes() != 1:
@@ -293,15 +293,14 @@ class SqliteCheckpoint(SqliteReader):
             front += children
         return found
 
-    def doubt_up_to(self, mark: int, first_sent_at: float, *, now: float, held: bool = False) -> None:
+    def doubt_up_to(self, lost: Lost, *, now: float) -> None:
         with self._atomic(now):
-            self._doubt_up_to(Lost(mark, first_sent_at, held), now)
+            self._doubt_up_to(lost, now)
 
     def _doubt_up_to(self, lost: Lost, now: float) -> None:
-        held = 0 if lost.held else None
         self._db.execute(
             QUERIES["doubt_up_to"],
-            {"mark": lost.mark, "first_sent_at": lost.first_sent_at, "now": now, "held": held},
+            {"mark": lost.mark, "first_sent_at": lost.first_sent_at, "now": now, "held": lost.hold},
         )
         self._db.execute("UPDATE run SET mark = max(mark, ?)", (lost.mark,))
 

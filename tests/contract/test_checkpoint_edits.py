@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
-from dispatcher.checkpoint.base import Cut
+from dispatcher.checkpoint.base import Cut, Lost
 from dispatcher.errors import CheckpointError
 from dispatcher.model import BatchState, Counts, Resend
 from dispatcher.plan import cut
@@ -136,7 +136,7 @@ def test_a_rebuilt_checkpoint_doubts_up_to_the_mark(store: Store) -> None:
     checkpoint = store.begin(50)
     one, two = store.claim(2)
     checkpoint.record([store.accepted(one), store.doubt(two, first=500.0)], now=1001.0)
-    checkpoint.doubt_up_to(4, 600.0, now=1002.0)
+    checkpoint.doubt_up_to(Lost(4, 600.0), now=1002.0)
     found = {doubt.batch.number: doubt.first_sent_at for doubt in checkpoint.doubts(after=0, limit=9)}
     assert found == {2: 500.0, 3: 600.0, 4: 600.0}
     assert store.row(3).code == "Rebuilt"

@@ -181,7 +181,7 @@ def test_what_is_on_the_wire_is_never_ruled(store: Store) -> None:
 def test_doubts_that_are_held_are_not_resent(store: Store) -> None:
     """`doubt_up_to` with `held` leaves nothing for the engine, in this epoch or another."""
     store.begin()
-    store.now.doubt_up_to(2, 500.0, now=1001.0, held=True)
+    store.now.doubt_up_to(Lost(2, 500.0, held=True), now=1001.0)
     store.restart(now=1002.0)
     assert store.now.doubts(after=0, limit=9) == []
     assert store.now.doubt_kinds(0.0) == {"held": (20, 500.0)}

@@ -20,6 +20,12 @@ def run(work: Callable[[], Awaitable[None]]) -> None:
         runner.run(whole())
 
 
+async def enter(gate: Gate) -> None:
+    """Come in, and leave at once."""
+    async with gate:
+        pass
+
+
 def test_a_newcomer_takes_a_free_gate_before_the_line_wakes() -> None:
     """What it is for: a release and the next entry need no turn of the loop between them."""
 
@@ -73,12 +79,8 @@ def test_a_cancelled_turn_is_the_next_ones(is_woken: bool) -> None:
     async def work() -> None:
         gate = Gate()
 
-        async def enter() -> None:
-            async with gate:
-                pass
-
         async with gate:
-            first, second = asyncio.create_task(enter()), asyncio.create_task(enter())
+            first, second = asyncio.create_task(enter(gate)), asyncio.create_task(enter(gate))
             await asyncio.sleep(1.0)
             if not is_woken:
                 first.cancel()
@@ -86,7 +88,7 @@ def test_a_cancelled_turn_is_the_next_ones(is_woken: bool) -> None:
             first.cancel()
         await second
         assert first.cancelled()
-        await enter()
+        await enter(gate)
 
     run(work)
 
@@ -97,17 +99,13 @@ def test_a_cancelled_promise_keeps_no_newcomer_out() -> None:
     async def work() -> None:
         gate = Gate()
 
-        async def enter() -> None:
-            async with gate:
-                pass
-
         async with gate:
-            waiter = asyncio.create_task(enter())
+            waiter = asyncio.create_task(enter(gate))
             await asyncio.sleep(1.0)
         async with gate:
             await asyncio.sleep(1.0)
             waiter.cancel()
-        await enter()
+        await enter(gate)
         assert waiter.cancelled()
 
     run(work)

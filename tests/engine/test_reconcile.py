@@ -75,6 +75,11 @@ class World:
         self.tasks.append((task_id, targets, tags if self.plan.system_tags else dict(self.plan.tags)))
         return task_id
 
+    def sent_elsewhere(self, *devices: str) -> None:
+        """Plan one batch that another host has sent: nothing here knows of its task."""
+        self.planned(devices)
+        self.task(*devices)
+
     def doubt(self, *numbers: int, first: float = SENT_AT) -> None:
         """Put batches in doubt."""
         self.store.record(
@@ -456,16 +461,14 @@ def test_a_look_finds_an_old_task() -> None:
 def test_a_look_inside_the_window_lets_the_run_go_on() -> None:
     """The service answers the same tokens with the tasks it has."""
     world = World()
-    world.planned(["smd-1", "smd-2"])
-    world.task("smd-1", "smd-2")
+    world.sent_elsewhere("smd-1", "smd-2")
     world.probe(token_window_s=86_400)
 
 
 def test_a_look_refuses_tasks_that_are_cut_otherwise() -> None:
     """Another cut has other tokens, which the service would not know."""
     world = World()
-    world.planned(["smd-1", "smd-2"])
-    world.task("smd-1", "smd-2")
+    world.sent_elsewhere("smd-1", "smd-2")
     world.probe(token_window_s=86_400)
     world.task("smd-1")
     with pytest.raises(CheckpointError, match="already has tasks of run bench"):
@@ -475,8 +478,7 @@ def test_a_look_refuses_tasks_that_are_cut_otherwise() -> None:
 def test_a_look_refuses_a_limit_where_tasks_are_known() -> None:
     """A limit cuts the last batch otherwise than its task."""
     world = World()
-    world.planned(["smd-1", "smd-2"])
-    world.task("smd-1", "smd-2")
+    world.sent_elsewhere("smd-1", "smd-2")
     with pytest.raises(CheckpointError, match="already has tasks of run bench"):
         world.probe(token_window_s=86_400, limit=1)
 
@@ -516,8 +518,7 @@ def test_a_look_is_bounded_in_pages_and_time() -> None:
 def test_a_look_that_saw_a_task_does_not_run_out_of_time() -> None:
     """At a slow rate its age is told after the deadline only; that must not pass for no task."""
     world = World()
-    world.planned(["smd-1", "smd-2"])
-    world.task("smd-1", "smd-2")
+    world.sent_elsewhere("smd-1", "smd-2")
     with pytest.raises(CheckpointError, match="already has tasks of run bench"):
         world.probe(rate_per_s=0.1, burst=1)
     world.probe(rate_per_s=0.1, burst=1, token_window_s=86_400)
@@ -551,8 +552,7 @@ def test_a_look_at_the_newest_of_many_tasks_tells_no_age() -> None:
 def test_a_look_takes_the_age_from_the_service() -> None:
     """A service whose clock is ahead must not make its tasks look younger, and so its tokens last longer."""
     world = World(service_now=EPOCH + 240)
-    world.planned(["smd-1", "smd-2"])
-    world.task("smd-1", "smd-2")
+    world.sent_elsewhere("smd-1", "smd-2")
     world.made_at = lambda _task_id: EPOCH - 200
     world.probe()
     assert world.known_since == pytest.approx(EPOCH - 441, abs=0.2)

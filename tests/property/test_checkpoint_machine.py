@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from dispatcher.checkpoint.base import Cut, Plan, Row
+from dispatcher.checkpoint.base import Cut, Lost, Plan, Row
 from dispatcher.checkpoint.memory import MemoryCheckpoint
 from dispatcher.checkpoint.sqlite import SqliteCheckpoint
 from dispatcher.diff import diff
@@ -187,7 +187,7 @@ class LockstepCheckpoints(RuleBasedStateMachine):
         for row in self.memory.rows():
             if row.number <= mark and row.state == "planned":
                 self.doubtful[row.number] = self.memory._batches[row.number]
-        self.both(lambda store: store.doubt_up_to(mark, 700.0, now=self.time))
+        self.both(lambda store: store.doubt_up_to(Lost(mark, 700.0), now=self.time))
         self.splits = []
 
     @precondition(lambda self: self.doubtful and not self.flying)

@@ -7,7 +7,6 @@ import multiprocessing
 import os
 import sys
 import time
-from collections import Counter
 from typing import TYPE_CHECKING
 
 from tests.simulation import coverage
@@ -82,9 +81,7 @@ def _many(seeds: Sequence[int], *, is_twice: bool, shows_coverage: bool) -> int:
     results = run_many(seeds)
     wall_s = time.perf_counter() - began_s
     simulated_s = sum(result.simulated_s for result in results)
-    reached: Counter[str] = Counter()
-    for result in results:
-        reached.update(result.reached)
+    reached = coverage.total(results)
     if shows_coverage:
         print(coverage.table(reached))
     failed = [result for result in results if result.broken]

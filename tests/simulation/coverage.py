@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from dispatcher.model import BatchState, Kind
@@ -12,7 +13,9 @@ from tests.simulation.wire_network import CONNECTS, EVENTS
 from tests.simulation.wire_server import AFTER, BEFORE, SHORT, SILENT, WHOLE
 
 if TYPE_CHECKING:
-    from collections import Counter
+    from collections.abc import Iterable
+
+    from tests.simulation.runs import Result
 
 SETTLED = (BatchState.ACCEPTED, BatchState.REJECTED, BatchState.IN_DOUBT)
 """What a running process records one by one; `split` and `cancelled` are written with their children."""
@@ -55,6 +58,14 @@ UNREACHED: dict[str, str] = {
 """What no seed need reach, each with its reason."""
 RARE = frozenset({"lane: paused → denied", "lane: slowed → stopped", "wire: half open"})
 """Two things must meet for these: asked of the soak's seeds, not of a thousand."""
+
+
+def total(results: Iterable[Result]) -> Counter[str]:
+    """Add up what seeds reached."""
+    reached: Counter[str] = Counter()
+    for result in results:
+        reached.update(result.reached)
+    return reached
 
 
 def missing(reached: Counter[str], *, rare: bool = False) -> list[str]:

@@ -19,7 +19,7 @@ from dispatcher.model import FACTS, Answer, BatchState, Created, Kind, Pace, Res
 from dispatcher.policy import lane, token_bucket, token_window
 from dispatcher.policy import verdict as policy_verdict
 from dispatcher.settings import Resolved
-from dispatcher.transport import aiobotocore, wire_pool
+from dispatcher.transport import aiobotocore
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -50,7 +50,7 @@ def mutant(
     return function
 
 
-def _nothing(*_args: Any, **_options: Any) -> None:
+def nothing(*_args: Any, **_options: Any) -> None:
     return None
 
 
@@ -196,13 +196,13 @@ def told_before_commit() -> list[Patch]:
 @mutant
 def sent_before_claim() -> list[Patch]:
     """batches are handed out without a claim"""
-    return [(sqlite.SqliteCheckpoint, "_write_claims", _nothing)]
+    return [(sqlite.SqliteCheckpoint, "_write_claims", nothing)]
 
 
 @mutant
 def claim_is_not_marked() -> list[Patch]:
     """the registry is not told of claims"""
-    return [(registry.Marker, "committed", _nothing)]
+    return [(registry.Marker, "committed", nothing)]
 
 
 @mutant
@@ -250,7 +250,7 @@ def commits_are_not_synced() -> list[Patch]:
 @mutant
 def registry_is_not_synced() -> list[Patch]:
     """the registry's folder is not synced after the rename"""
-    return [(files, "sync_folder", _nothing)]
+    return [(files, "sync_folder", nothing)]
 
 
 @mutant
@@ -333,7 +333,7 @@ def bucket_starts_full() -> list[Patch]:
 @mutant
 def refund_is_forgotten() -> list[Patch]:
     """a permit that was not used is not given back"""
-    return [(token_bucket.TokenBucket, "refund", _nothing)]
+    return [(token_bucket.TokenBucket, "refund", nothing)]
 
 
 @mutant
@@ -446,7 +446,7 @@ def fence_is_open() -> list[Patch]:
 @mutant
 def locks_are_not_taken() -> list[Patch]:
     """two runners on one host do not exclude each other"""
-    return [(lease.Locks, "take", _nothing)]
+    return [(lease.Locks, "take", nothing)]
 
 
 # Lost and foreign checkpoints
@@ -473,7 +473,7 @@ def stale_checkpoint_is_trusted() -> list[Patch]:
 @mutant
 def rebuild_forgets_doubt() -> list[Patch]:
     """a rebuilt checkpoint calls what was sent planned"""
-    return [(sqlite.SqliteCheckpoint, "_doubt_up_to", _nothing)]
+    return [(sqlite.SqliteCheckpoint, "_doubt_up_to", nothing)]
 
 
 @mutant
@@ -601,57 +601,3 @@ def given_back_is_not_fed_again() -> list[Patch]:
         self._cursor = cursor
 
     return [(sqlite.SqliteCheckpoint, "give_back", give_back)]
-
-
-# On the wire
-
-
-@mutant
-def broken_call_is_written_again() -> list[Patch]:
-    """a call whose connection broke is written to another one"""
-    real = wire_pool.Pool.ask
-
-    async def ask(self: Any, request: bytes) -> Any:
-        end = await real(self, request)
-        return await real(self, request) if isinstance(end, wire_pool.Broken) else end
-
-    return [(wire_pool.Pool, "ask", ask)]
-
-
-@mutant
-def broken_call_was_not_sent() -> list[Patch]:
-    """a call whose connection broke counts as not sent"""
-    real = wire_pool.Pool.ask
-
-    async def ask(self: Any, request: bytes) -> Any:
-        end = await real(self, request)
-        if isinstance(end, wire_pool.Broken):
-            raise wire_pool.Unreachable(end.code, end.why)
-        return end
-
-    return [(wire_pool.Pool, "ask", ask)]
-
-
-@mutant
-def deadline_is_not_watched() -> list[Patch]:
-    """nobody looks at the deadlines of calls"""
-    return [(wire_pool.Pool, "_watch", _nothing)]
-
-
-@mutant
-def timed_out_connection_is_kept() -> list[Patch]:
-    """a connection whose call timed out carries the next one"""
-
-    def abort(self: Any, why: Any = None) -> None:
-        self._end(why)
-
-    def expire(self: Any) -> None:
-        real_abort = wire_pool.Connection.abort
-        wire_pool.Connection.abort = abort  # type: ignore[method-assign]
-        try:
-            real(self)
-        finally:
-            wire_pool.Connection.abort = real_abort  # type: ignore[method-assign]
-
-    real = wire_pool.Pool._expire
-    return [(wire_pool.Pool, "_expire", expire)]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import apsw
 import pytest
 
-from dispatcher.checkpoint.base import Plan
+from dispatcher.checkpoint.base import Lost, Plan
 from dispatcher.checkpoint.pages import connect
 from dispatcher.checkpoint.reading import SqliteReader
 from dispatcher.checkpoint.sqlite import SqliteCheckpoint
@@ -244,7 +244,7 @@ def test_a_holder_that_was_taken_over_writes_nothing_more(tmp_path: Path) -> Non
         lambda: first.record([accepted(one)], now=9.0),
         lambda: first.split(accepted(two), [two.targets], now=9.0),
         lambda: first.undo_split(1, now=9.0),
-        lambda: first.doubt_up_to(9, 9.0, now=9.0),
+        lambda: first.doubt_up_to(Lost(9, 9.0), now=9.0),
         lambda: first.edit(PLAN, work=(), added=(), now=9.0),
         lambda: first.amend(PLAN, now=9.0),
         lambda: first.learn(rate=1.0, now=9.0),
