@@ -153,7 +153,10 @@ class Ladder:
 
         requests, (host, port, tls) = await self._signed(), self._origin()
         loop = asyncio.get_running_loop()
-        opened = [await loop.create_connection(Connection, host, port, ssl=tls) for _ in range(WORKERS)]
+        opened = [
+            await loop.create_connection(lambda: Connection(loop), host, port, ssl=tls)
+            for _ in range(WORKERS)
+        ]
         idle = [connection for _, connection in opened]
 
         async def ask(request: bytes) -> Reply | Broken:

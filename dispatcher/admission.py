@@ -51,7 +51,16 @@ class Admission:
 
     async def permit(self) -> bool:
         """Wait for the bucket; False when interrupted, and then nothing was taken."""
-        due_s = self._clock.monotonic() + self._bucket.reserve(self._clock.monotonic())
+        wait_s = self.reserve()
+        return wait_s <= 0.0 or await self.wait(wait_s)
+
+    def reserve(self) -> float:
+        """Take the next permit, and return the seconds to `wait` for it: none where the rate is no limit."""
+        return self._bucket.reserve(self._clock.monotonic())
+
+    async def wait(self, wait_s: float) -> bool:
+        """Wait for the permit that was reserved; False when interrupted, and then it was given back."""
+        due_s = self._clock.monotonic() + wait_s
         try:
             # A loop may fire its timers a little early (uvloop rounds to milliseconds): ask the clock.
             while (left_s := due_s - self._clock.monotonic()) > 0:
@@ -79,7 +88,8 @@ class Admission:
     def arrive(self) -> None:
         """Count a call that is back, or was given up."""
         self.in_flight -= 1
-        self._wake()
+        if self._waiter is not None:
+            self._wake()
 
     def refund(self) -> None:
         """Return a permit that was not used after all."""

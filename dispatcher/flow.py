@@ -175,15 +175,18 @@ class Flow:
             answer = await self._sender.send(flight)
             if flight.turn is not None:
                 flight.end_turn(answer)
+            elif (verdict := self.verdict(flight, answer)) is Verdict.ACCEPT:
+                self._accept(flight)
+                self._done()
             else:
-                await self._digest(flight, answer)
+                await self._digest(flight, verdict)
             if self._writer.is_crowded:
                 await self._writer.room()
 
     async def _next(self) -> Flight | None:
         """Wait in line for a slot, a batch and its permit; None when the phase is over."""
         async with self._sender.gate:
-            while await self._admission.slot() and (flight := await self._take()) is not None:
+            while await self._admission.slot() and (flight := self._at_hand() or await self._take()):
                 try:
                     if await self._sender.permit(flight):
                         return flight
@@ -193,15 +196,21 @@ class Flow:
                 self._not_sent(flight)
             return None
 
+    def _at_hand(self) -> Flight | None:
+        """Return the next flight, retries before new batches; None when there is none now."""
+        if self.due:
+            return self.due.popleft()
+        if not self._ready:
+            return None
+        if len(self._ready) <= self._low_water:
+            self._hungry.set()
+        return self._ready.popleft()
+
     async def _take(self) -> Flight | None:
-        """Return the next flight, retries before new batches; None when the phase is over."""
+        """Wait for the next flight; None when the phase is over."""
         while not self._halt.is_set():
-            if self.due:
-                return self.due.popleft()
-            if self._ready:
-                if len(self._ready) <= self._low_water:
-                    self._hungry.set()
-                return self._ready.popleft()
+            if flight := self._at_hand():
+                return flight
             if self._feeding.done() and not self._live:
                 return None
             self._stir.clear()
@@ -220,9 +229,8 @@ class Flow:
                 self._record(flight, BatchState.IN_DOUBT)
             self._done()  # only a reconcile may settle it now
 
-    async def _digest(self, flight: Flight, answer: Answer) -> None:
+    async def _digest(self, flight: Flight, verdict: Verdict) -> None:
         """Carry out the verdict on a batch."""
-        verdict = self.verdict(flight, answer)
         if verdict is Verdict.RETRY:
             self._settling += 1
             self._spawn(self._settle(flight), f"settle-{flight.batch.number}")
@@ -242,9 +250,7 @@ class Flow:
     async def carry_out(self, flight: Flight, verdict: Verdict) -> None:
         """Settle a flight by any verdict but RETRY."""
         if verdict is Verdict.ACCEPT:
-            self._record(flight, BatchState.ACCEPTED)
-            if self.held:
-                self._release_held()
+            self._accept(flight)
         elif verdict in DOUBTS:
             self._record(flight, BatchState.IN_DOUBT, resend=DOUBTS[verdict])
         elif not self._lane.proven:
@@ -258,6 +264,11 @@ class Flow:
             self._live += len(children)
             self.due.extend(children)
             self._stir.set()
+
+    def _accept(self, flight: Flight) -> None:
+        self._record(flight, BatchState.ACCEPTED)
+        if self.held:
+            self._release_held()
 
     def _record(self, flight: Flight, state: BatchState, *, resend: Resend = Resend.ALLOWED) -> None:
         self._writer.record(flight.outcome(state, self._clock.wall(), resend=resend))
@@ -274,7 +285,9 @@ class Flow:
         for flight in held:
             assert flight.answer is not None
             self._live += 1
-            self._spawn(self._digest(flight, flight.answer), f"held-{flight.batch.number}")
+            self._spawn(
+                self._digest(flight, self.verdict(flight, flight.answer)), f"held-{flight.batch.number}"
+            )
 
     def _done(self) -> None:
         self._live -= 1

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field
-from typing import NewType
+from typing import NewType, Self
 
 import msgspec
 
@@ -102,42 +102,45 @@ class Pace(enum.Enum):
 
 
 class Kind(enum.Enum):
-    """One row of the facts table (docs/architecture.md "Two facts in every answer")."""
+    """One row of the facts table (docs/architecture.md "Two facts in every answer"): its word and two facts.
 
-    ACCEPTED = "accepted"  # 200 with a task id
-    UNREADABLE = "unreadable"  # 200 with anything else
-    THROTTLED = "throttled"  # ThrottlingException with a modelled body
-    BARE_THROTTLE = "bare_throttle"  # a 429 or 503 that may be a proxy's
-    NO_REPLY = "no_reply"  # other 5xx, reset, disconnect, time-out after the first byte left
-    UNREACHABLE = "unreachable"  # DNS, connect refused, TLS: nothing was sent
-    POISON = "poison"  # Validation or ResourceNotFound
-    QUOTA = "quota"  # ServiceQuotaExceeded
-    MISMATCH = "mismatch"  # the token was used with other parameters
-    ODD = "odd"  # 3xx, or a 4xx with no modelled code
-    DENIED = "denied"  # AccessDenied, bad credentials, bad signature
-    EXPIRED = "expired"  # the service says that the credentials have expired
-    NO_CREDENTIALS = "no_credentials"  # none at hand that are valid: nothing was sent
+    Policy reads the facts, never a status or a string.
+    """
 
-    # Members are single: their identity will do, and six look-ups a call need no Python frame each.
-    __hash__ = object.__hash__
+    # 200 with a task id
+    ACCEPTED = "accepted", Created.YES, Pace.OK
+    # 200 with anything else
+    UNREADABLE = "unreadable", Created.UNKNOWN, Pace.FAULT
+    # ThrottlingException with a modelled body
+    THROTTLED = "throttled", Created.NO, Pace.THROTTLE
+    # a 429 or 503 that may be a proxy's
+    BARE_THROTTLE = "bare_throttle", Created.UNKNOWN, Pace.THROTTLE
+    # other 5xx, reset, disconnect, time-out after the first byte left
+    NO_REPLY = "no_reply", Created.UNKNOWN, Pace.FAULT
+    # DNS, connect refused, TLS: nothing was sent
+    UNREACHABLE = "unreachable", Created.NO, Pace.FAULT
+    # Validation or ResourceNotFound
+    POISON = "poison", Created.NO, Pace.OK
+    # ServiceQuotaExceeded
+    QUOTA = "quota", Created.NO, Pace.QUOTA
+    # the token was used with other parameters
+    MISMATCH = "mismatch", Created.UNKNOWN, Pace.OK
+    # 3xx, or a 4xx with no modelled code
+    ODD = "odd", Created.UNKNOWN, Pace.FAULT
+    # AccessDenied, bad credentials, bad signature
+    DENIED = "denied", Created.NO, Pace.FAULT
+    # the service says that the credentials have expired
+    EXPIRED = "expired", Created.NO, Pace.FAULT
+    # none at hand that are valid: nothing was sent
+    NO_CREDENTIALS = "no_credentials", Created.NO, Pace.FAULT
 
+    created: Created
+    pace: Pace
 
-FACTS: dict[Kind, tuple[Created, Pace]] = {
-    Kind.ACCEPTED: (Created.YES, Pace.OK),
-    Kind.UNREADABLE: (Created.UNKNOWN, Pace.FAULT),
-    Kind.THROTTLED: (Created.NO, Pace.THROTTLE),
-    Kind.BARE_THROTTLE: (Created.UNKNOWN, Pace.THROTTLE),
-    Kind.NO_REPLY: (Created.UNKNOWN, Pace.FAULT),
-    Kind.UNREACHABLE: (Created.NO, Pace.FAULT),
-    Kind.POISON: (Created.NO, Pace.OK),
-    Kind.QUOTA: (Created.NO, Pace.QUOTA),
-    Kind.MISMATCH: (Created.UNKNOWN, Pace.OK),
-    Kind.ODD: (Created.UNKNOWN, Pace.FAULT),
-    Kind.DENIED: (Created.NO, Pace.FAULT),
-    Kind.EXPIRED: (Created.NO, Pace.FAULT),
-    Kind.NO_CREDENTIALS: (Created.NO, Pace.FAULT),
-}
-"""The two facts of every kind of answer. Policy reads these, never a status or a string."""
+    def __new__(cls, word: str, created: Created, pace: Pace) -> Self:
+        kind = object.__new__(cls)
+        kind._value_, kind.created, kind.pace = word, created, pace
+        return kind
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True, gc=False):
@@ -152,11 +155,11 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True, gc=False):
 
     @property
     def created(self) -> Created:
-        return FACTS[self.kind][0]
+        return self.kind.created
 
     @property
     def pace(self) -> Pace:
-        return FACTS[self.kind][1]
+        return self.kind.pace
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -259,9 +259,10 @@ class Run:
 
     def _settled(self, outcomes: Sequence[Outcome]) -> None:
         """Count and tell what has just become durable."""
+        tells = bool(self._hooks)
         for outcome in outcomes:
             self._tally(outcome)
-            if self._hooks:
+            if tells:
                 self._hooks.emit(
                     BatchSettled(
                         run=self.plan.run,

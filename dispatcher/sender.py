@@ -59,6 +59,7 @@ class Sender:
         """Send for `plan`; `on_change` is called when the lane stops flowing or a guard fails."""
         self._plan = plan
         self._account = account
+        self._our_arns = ""
         self._transport = transport
         self._admission = admission
         self._lane = lane
@@ -96,10 +97,16 @@ class Sender:
             return False
         if self._is_claimed_long_ago(flight):
             await self._check_lease(flight)
-        if not await self._admission.permit():
+        wait_s = self._admission.reserve()
+        if wait_s > 0.0 and not (await self._admission.wait(wait_s) and await self._may_still_send(flight)):
             return False
+        self._admission.depart()
+        return True
+
+    async def _may_still_send(self, flight: Flight) -> bool:
+        """Look again at what `permit` looked at: the machine may have slept while it waited."""
         try:
-            if self._is_claimed_long_ago(flight):  # the machine may have slept while it waited
+            if self._is_claimed_long_ago(flight):
                 await self._check_lease(flight)
             is_open = self.may_send(flight)
         except BaseException:
@@ -107,9 +114,7 @@ class Sender:
             raise
         if not is_open:
             self._admission.refund()
-            return False
-        self._admission.depart()
-        return True
+        return is_open
 
     def _is_claimed_long_ago(self, flight: Flight) -> bool:
         """Whether the claim is old, or a clock says that it may be.
@@ -184,7 +189,7 @@ class Sender:
             if self._hooks and abs(rate - self._told_rate) >= 0.1 * self._told_rate:
                 self._told_rate = rate
                 self._hooks.emit(RateChanged(run=self._plan.run, rate_per_s=round(rate, 3)))
-        self.observe(answer)
+        self._judge(answer, now_s)
 
     def observe(self, answer: Answer) -> None:
         """Let the lane take an answer in, and tell what came of it."""
@@ -192,14 +197,14 @@ class Sender:
         if refusal is not None:
             self.failure = self.failure or refusal
             self._on_change()
-        self._judge(answer)
+        self._judge(answer, self._clock.monotonic())
 
     def check_patience(self) -> None:
         """Stop the lane where its patience is over."""
-        self._judge(None)
+        self._judge(None, self._clock.monotonic())
 
-    def _judge(self, answer: Answer | None) -> None:
-        lane, now_s = self._lane, self._clock.monotonic()
+    def _judge(self, answer: Answer | None, now_s: float) -> None:
+        lane = self._lane
         before = lane.state
         if answer is None:
             lane.check_patience(None, now_s)
@@ -219,8 +224,8 @@ class Sender:
             self._on_change()
 
     def _accepted(self, flight: Flight, answer: Answer) -> None:
-        account = account_of(answer.task_arn)
-        if account is not None and account != self._account:
+        account = self._other_account(answer.task_arn)
+        if account is not None:
             if self._account is not None:
                 self.failure = self.failure or PlanMismatch(
                     f"a task was created in account {account}, but this run belongs to {self._account}",
@@ -232,6 +237,16 @@ class Sender:
                 self._background(flight, answer, account)
         elif self._may_replay:
             self._background(flight, answer, None)
+
+    def _other_account(self, arn: str | None) -> str | None:
+        """Return a task's account where it is not known to be the run's."""
+        if arn is None or (self._our_arns and arn.startswith(self._our_arns)):
+            return None
+        account = account_of(arn)
+        if account is not None and account == self._account:
+            self._our_arns = arn[: arn.index(f":{account}:") + len(account) + 2]  # the rest need no look
+            return None
+        return account
 
     def _background(self, flight: Flight, answer: Answer, account: str | None) -> None:
         """After the first acceptance: keep the account, and look the first task up."""

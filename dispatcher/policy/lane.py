@@ -126,7 +126,8 @@ class LanePolicy:
         self._odd = self._odd + 1 if answer.kind is Kind.ODD else 0
         if answer.pace is Pace.OK:
             self._good(answer, now_s)
-        elif answer.kind is Kind.DENIED:
+            return
+        if answer.kind is Kind.DENIED:
             self._denied(answer, now_s)
         elif answer.kind in (Kind.EXPIRED, Kind.NO_CREDENTIALS):
             self._without_credentials(answer, now_s)
@@ -149,7 +150,7 @@ class LanePolicy:
         self._renewed = False
         if answer.kind is Kind.ACCEPTED:
             self.proven = True
-        if self.state is not LaneState.TRIAL and not self.lacks_credentials:
+        if self.state not in (LaneState.OPEN, LaneState.TRIAL) and not self.lacks_credentials:
             self._enter(LaneState.OPEN, now_s)
 
     def _fault(self, answer: Answer, now_s: float) -> None:

@@ -105,8 +105,12 @@ class TokenBucket:
             raise ValueError(
                 f"a cost must be positive and at most the burst of {self._burst!r}, got {cost!r}"
             )
-        self.departed(now_s)
-        free = self._stock() - cost
+        stock = self._accrue(now_s)
+        if self._waiting:  # it has left by now, or leaves now
+            stock -= self._waiting
+            self._taken += self._waiting
+            self._waiting = 0.0
+        free = stock - cost
         wait_s = -free / self._rate_per_s
         behind_s = self._as_of_s - now_s  # positive only if the clock stepped back
         if wait_s <= _INSTANT_S:
@@ -139,21 +143,24 @@ class TokenBucket:
             ValueError: a rate that is not positive and finite.
         """
         checked = _checked_rate(rate_per_s)
-        self._accrue(now_s)  # first: the time already passed was lived at the old rate
+        stock = self._accrue(now_s)  # first: the time already passed was lived at the old rate
         if checked != self._rate_per_s:
-            self._rebase(self._stock())
+            self._rebase(stock)
             self._rate_per_s = checked
 
     def _stock(self) -> float:
         """Permits in the bucket at the latest instant seen, a waiting one included."""
         return self._anchor_level + self._rate_per_s * (self._as_of_s - self._anchor_s) - self._taken
 
-    def _accrue(self, now_s: float) -> None:
-        """Move on to `now_s`; a clock that stepped back leaves everything as it is."""
+    def _accrue(self, now_s: float) -> float:
+        """Move on to `now_s` and return the stock; a clock that stepped back leaves everything as it is."""
         if now_s > self._as_of_s:
             self._as_of_s = now_s
-            if self._stock() > self._burst:
-                self._rebase(self._burst)
+        stock = self._stock()
+        if stock > self._burst:
+            stock = self._burst
+            self._rebase(stock)
+        return stock
 
     def _rebase(self, stock: float) -> None:
         self._anchor_s = self._as_of_s

@@ -165,7 +165,9 @@ class AiobotocoreTransport:
 
     async def create_task(self, targets: Sequence[str], client_token: str) -> Answer:
         response = await self._ask("create_task", self._parameters(targets, client_token), targets)
-        return response if isinstance(response, Answer) else success(response)
+        if isinstance(response, Answer):
+            return response
+        return success(response.get("taskId"), response.get("taskArn"))
 
     def _parameters(self, targets: Sequence[str], client_token: str) -> dict[str, Any]:
         """Return CreateTask's members."""
@@ -323,8 +325,8 @@ class _BoundedResponse:
         return bytes(body)
 
 
-def success(response: dict[str, Any]) -> Answer:
-    task_id, task_arn = response.get("taskId"), response.get("taskArn")
+def success(task_id: object, task_arn: object) -> Answer:
+    """Judge what a success says: only a task id is one."""
     if not isinstance(task_id, str) or not 1 <= len(task_id) <= 256 or not task_id.isprintable():
         return Answer(kind=Kind.UNREADABLE, code="NoTaskId", message="success without a task id")
     arn = clean(task_arn, 2_048) if isinstance(task_arn, str) else None

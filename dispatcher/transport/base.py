@@ -105,7 +105,9 @@ def answer_for(status: int, code: str | None, message: str | None, targets: Sequ
 
 def clean(text: str | None, limit: int) -> str | None:
     """Make a service's string fit to be written down: no lone surrogates, at most `limit` characters."""
-    return text if text is None else text[:limit].encode("utf-8", "replace").decode()
+    if text is None or (text.isascii() and len(text) <= limit):
+        return text
+    return text[:limit].encode("utf-8", "replace").decode()
 
 
 def _kind_for(status: int, code: str | None, message: str | None, targets: Sequence[str]) -> Kind:

@@ -228,7 +228,7 @@ def _made(body: bytes) -> Answer:
         made = _decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return Answer(kind=Kind.UNREADABLE, code="Unreadable", message="success without a readable body")
-    return success({"taskId": made.taskId, "taskArn": made.taskArn})
+    return success(made.taskId, made.taskArn)
 
 
 def _host_of(host: str, port: int | None, scheme: str) -> str:

@@ -41,7 +41,8 @@ _GARBAGE = Broken("NoHttp", "what came back is not HTTP")
 class Connection(asyncio.Protocol):
     """A connection to the service: idle, or with one request under way."""
 
-    def __init__(self) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop  # to ask for the running one is a system call each time (Python 3.11)
         self._transport: asyncio.Transport | None = None
         self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
         self._asked: asyncio.Future[Reply | Broken] | None = None
@@ -61,7 +62,7 @@ class Connection(asyncio.Protocol):
         """Send a request; the future gets its end, and is never set to an exception."""
         assert self._asked is None
         assert self._transport is not None
-        self._asked = asked = asyncio.get_running_loop().create_future()
+        self._asked = asked = self._loop.create_future()
         self._transport.write(request)
         return asked
 

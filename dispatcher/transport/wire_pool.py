@@ -54,7 +54,11 @@ class Pool:
     """Sends requests to `origin`, each over a connection of its own for as long as it is under way."""
 
     def __init__(self, origin: Origin, *, timeout_s: float) -> None:
-        """Give every request `timeout_s`, and half of it to a connection that must be made first."""
+        """Give every request `timeout_s`, and half of it to a connection that must be made first.
+
+        Made where its loop runs.
+        """
+        self._loop = asyncio.get_running_loop()
         self._origin = origin
         self._timeout_s = timeout_s
         self._timed_out = Broken("Timeout", f"no answer within {timeout_s:g} s")
@@ -68,9 +72,9 @@ class Pool:
 
     async def ask(self, request: bytes) -> Reply | Broken:
         """Send `request` once and return how it ended. Raises `Unreachable` where it was not sent."""
-        loop = asyncio.get_running_loop()
-        deadline_s = loop.time() + self._timeout_s
-        connection = self._idle_one() or await self._connected_by(deadline_s)
+        now_s = self._loop.time()
+        deadline_s = now_s + self._timeout_s
+        connection = self._idle_one(now_s) or await self._connected_by(deadline_s)
         asked = connection.ask(request)
         self._asked[connection] = deadline_s
         if deadline_s < self._timer_due_s:
@@ -84,7 +88,7 @@ class Pool:
             # Not before: until its answer is taken, a connection is this call's alone.
             del self._asked[connection]
             if connection.is_usable:
-                connection.idle_since_s = loop.time()
+                connection.idle_since_s = self._loop.time()
                 self._idle.append(connection)
 
     def close(self) -> None:
@@ -97,11 +101,10 @@ class Pool:
             connection.abort()
         self._idle.clear()
 
-    def _idle_one(self) -> Connection | None:
-        oldest_s = asyncio.get_running_loop().time() - MAX_IDLE_S
+    def _idle_one(self, now_s: float) -> Connection | None:
         while self._idle:
             connection = self._idle.pop()
-            if connection.is_usable and connection.idle_since_s >= oldest_s:
+            if connection.is_usable and now_s - connection.idle_since_s <= MAX_IDLE_S:
                 return connection
             connection.abort()
         return None
@@ -112,13 +115,13 @@ class Pool:
         if self._timer is not None:
             self._timer.cancel()
         self._timer_due_s = due_s
-        self._timer = asyncio.get_running_loop().call_at(due_s, self._expire)
+        self._timer = self._loop.call_at(due_s, self._expire)
 
     def _expire(self) -> None:
         """End what is due, and look again when the next one is."""
         self._timer, self._timer_due_s = None, math.inf
         # A loop may fire its timers a little early (uvloop rounds to milliseconds).
-        now_s = asyncio.get_running_loop().time() + 0.001
+        now_s = self._loop.time() + 0.001
         for connection, due_s in self._asked.items():
             if due_s <= now_s:
                 connection.abort(self._timed_out)  # its task takes it out, later
@@ -135,7 +138,7 @@ class Pool:
         """
         began_at = time.time()
         connection = await self._connected()
-        is_late = asyncio.get_running_loop().time() >= deadline_s
+        is_late = self._loop.time() >= deadline_s
         if is_late or abs(time.time() - began_at) >= self._timeout_s:
             connection.abort()
             raise Unreachable("ConnectTimeout", f"no connection within {self._timeout_s:g} s")
@@ -156,14 +159,13 @@ class Pool:
             raise Unreachable(type(error).__name__, why) from error
 
     async def _connect(self) -> Connection:
-        loop = asyncio.get_running_loop()
         host, _, tls = self._origin
         raw = await aiohappyeyeballs.start_connection(
             await self._addresses(), happy_eyeballs_delay=NEXT_ADDRESS_S, interleave=1
         )
-        connection = Connection()
+        connection = Connection(self._loop)
         try:
-            await loop.create_connection(
+            await self._loop.create_connection(
                 lambda: connection,
                 sock=raw,
                 ssl=tls,
@@ -177,7 +179,7 @@ class Pool:
 
     async def _addresses(self) -> list[aiohappyeyeballs.AddrInfoType]:
         """Return where the host is; calls that come together share one look-up."""
-        now_s = asyncio.get_running_loop().time()
+        now_s = self._loop.time()
         if self._looking is None or (self._looking.done() and now_s - self._looked_up_s > ADDRESSES_S):
             self._looked_up_s = now_s
             self._looking = asyncio.create_task(self._look_up(), name="look-up")

@@ -15,7 +15,7 @@ import msgspec
 
 from dispatcher import admission, diff, feed, flow, locate, plan, prepare, sender, trial
 from dispatcher.checkpoint import files, lease, reading, registry, sqlite, writer
-from dispatcher.model import FACTS, Answer, BatchState, Created, Kind, Pace, Resend
+from dispatcher.model import Answer, BatchState, Created, Kind, Pace, Resend
 from dispatcher.policy import lane, token_bucket, token_window
 from dispatcher.policy import verdict as policy_verdict
 from dispatcher.settings import Resolved
@@ -69,7 +69,7 @@ def _query(name: str, old: str, new: str) -> list[Patch]:
 
 
 def _fact(kind: Kind, created: Created, pace: Pace) -> list[Patch]:
-    return [(FACTS, kind, (created, pace))]
+    return [(kind, "created", created), (kind, "pace", pace)]
 
 
 # The client token
@@ -341,10 +341,11 @@ def bucket_has_no_cap() -> list[Patch]:
     """permits gather without end while nobody calls"""
     real = token_bucket.TokenBucket._accrue
 
-    def accrue(self: Any, now_s: float) -> None:
+    def accrue(self: Any, now_s: float) -> float:
         burst, self._burst = self._burst, 1e9
-        real(self, now_s)
+        stock = real(self, now_s)
         self._burst = burst
+        return stock
 
     return [(token_bucket.TokenBucket, "_accrue", accrue)]
 

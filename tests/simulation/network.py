@@ -158,4 +158,5 @@ def _read(status: int, body: Any, code: str | None, fault: str | None, targets: 
         return base.answer_for(*REFUSALS[fault], targets)
     if status != 200:
         return base.answer_for(status, code, str(body.get("message", "")), targets)
-    return aiobotocore.success({} if fault in ("truncated", "empty_200") else dict(body))
+    said = {} if fault in ("truncated", "empty_200") else dict(body)
+    return aiobotocore.success(said.get("taskId"), said.get("taskArn"))

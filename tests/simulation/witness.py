@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from dispatcher.model import FACTS, Created, Kind
+from dispatcher.model import Created, Kind
 
 if TYPE_CHECKING:
     from dispatcher.emulator.reply import Reply
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 UNPROVEN_WINDOW = 8
 LEASE_AGE_S = 10.0
-CREATED = {kind: created for kind, (created, _) in FACTS.items()}
+CREATED = {kind: kind.created for kind in Kind}
 """A copy of its own: what the code believes may be wrong."""
 
 

@@ -18,7 +18,6 @@ from dispatcher.errors import DispatcherError
 from dispatcher.manifest import _INVENTORY, _MANIFEST, LIMITS, Manifest
 from dispatcher.model import (
     DEVICE_CLASSES,
-    FACTS,
     RECONCILE_MOVES,
     TRANSITIONS,
     BatchState,
@@ -299,7 +298,7 @@ def test_the_facts_of_answers_agree() -> None:
     rows = table(section(read("architecture.md"), "Two facts in every answer"))
     del rows["kind"]
     assert {kind: (cells[1], cells[2]) for kind, cells in rows.items()} == {
-        kind.value: (FACTS[kind][0].value, FACTS[kind][1].value) for kind in Kind
+        kind.value: (kind.created.value, kind.pace.value) for kind in Kind
     }
 
 

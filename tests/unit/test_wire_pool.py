@@ -41,7 +41,7 @@ class SlowPool(Pool):
 
     async def _connect(self) -> Connection:
         self._meanwhile()
-        connection = Connection()
+        connection = Connection(self._loop)
         self.wires.append(Wire(connection))
         connection.connection_made(self.wires[-1])
         return connection
@@ -59,14 +59,16 @@ def test_a_call_whose_time_passed_while_it_connected_is_not_written(
         wall[0] += slept_s
         loop.virtual_s += stalled_s
 
-    pool = SlowPool(meanwhile)
-    try:
-        if is_sent:
-            assert isinstance(loop.run_until_complete(pool.ask(b"POST")), Reply)
-        else:
-            with pytest.raises(Unreachable):
-                loop.run_until_complete(pool.ask(b"POST"))
-    finally:
-        pool.close()
-        loop.close()
-    assert [wire.written for wire in pool.wires] == ([[b"POST"]] if is_sent else [[]])
+    async def asked() -> tuple[object, list[Wire]]:
+        pool = SlowPool(meanwhile)
+        try:
+            return await pool.ask(b"POST"), pool.wires
+        except Unreachable as error:
+            return error, pool.wires
+        finally:
+            pool.close()
+
+    end, wires = loop.run_until_complete(asked())
+    loop.close()
+    assert isinstance(end, Reply if is_sent else Unreachable)
+    assert [wire.written for wire in wires] == ([[b"POST"]] if is_sent else [[]])
