@@ -134,14 +134,19 @@ class Locks:
             os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
 
     def release(self) -> None:
-        """Drop the locks; the files stay, since removing a lock file that another opened would unlock it."""
+        """Drop the locks; the files stay, since removing a lock file that another opened would unlock it.
+
+        Not by closing them alone: a process that is being started elsewhere holds copies until it runs.
+        """
         for fd in self._fds:
-            os.close(fd)
-        self._fds.clear()
+            fcntl.flock(fd, fcntl.LOCK_UN)
+        self.disown()
 
     def disown(self) -> None:
         """In a forked child: close them, which unlocks nothing of the parent's."""
-        self.release()
+        for fd in self._fds:
+            os.close(fd)
+        self._fds.clear()
 
 
 def is_locked(path: Path) -> bool:

@@ -113,6 +113,18 @@ def test_a_child_does_not_free_its_parents_lock(tmp_path: Path) -> None:
     assert not is_locked(lock)
 
 
+def test_a_copy_of_a_lock_in_a_process_that_is_being_started_holds_nothing(tmp_path: Path) -> None:
+    """Between its fork and its first instruction it has every file of ours, and no hook of ours runs there."""
+    lock = tmp_path / "run.lock"
+    locks = Locks([lock])
+    locks.take()
+    copies = [os.dup(fd) for fd in locks._fds]  # as a fork makes them: the same open files
+    locks.release()
+    assert not is_locked(lock)
+    for fd in copies:
+        os.close(fd)
+
+
 def test_a_checkpoint_is_refused_in_a_child(tmp_path: Path) -> None:
     """One line, whatever is asked of it; the parent goes on as if nothing had been."""
     store = SqliteCheckpoint.open(tmp_path / "run.db", create=True)
