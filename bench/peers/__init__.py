@@ -123,12 +123,11 @@ def _contestants(options: Options, skipped: dict[str, str]) -> list[Peer]:
     def sdk(name: str, workers: int = WORKERS) -> Callable[[str, Path], Sequence[str]]:
         return lambda url, ids: [*python, "bench.peers.sdk", name, url, str(ids), str(workers)]
 
-    few, some, many = (200, 500, 2_000) if options.quick else (1_000, 2_000, 20_000)
-    whole = 2_000 if options.quick else 100_000
+    few, some, many = (200, 500, 2_000) if options.quick else (1_000, 4_000, 100_000)
     peers = [
         Peer("dispatcher, wire", ours("wire"), many),
         Peer("dispatcher, wire, TLS", ours("wire"), many, tls=True),
-        Peer("dispatcher, wire, whole process", ours("whole"), whole, once=True),
+        Peer("dispatcher, wire, whole process", ours("whole"), many),
         Peer("dispatcher, aiobotocore", ours("aiobotocore"), some),
         Peer("aiobotocore", sdk("aiobotocore"), some),
         Peer("aiobotocore, TLS", sdk("aiobotocore"), some, tls=True),
