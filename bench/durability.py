@@ -28,7 +28,7 @@ _ENDPOINT = "http://127.0.0.1:9"
 
 def measure(options: Options) -> Figures:
     """Measure in a fresh process."""
-    batches, pairs = (5_000, 2) if options.quick else (20_000, 9)
+    batches, pairs = (5_000, 2) if options.quick else (20_000, 21)
     with scratch() as place:
         found = place.child("bench.durability", batches, pairs)
     above = tuple(
