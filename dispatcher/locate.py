@@ -130,6 +130,7 @@ def find_checkpoint(word: str, settings: Resolved) -> Path:
     looks_like_path = os.sep in word or word.endswith(".db")
     if looks_like_path and _exists(word):
         return Path(word).absolute()
+    word = _with_key(word, settings)
     if _RUN.fullmatch(word):
         record = Registry(settings.state_dir).get(word)
         if record is not None and Path(record.checkpoint).exists():
@@ -148,6 +149,19 @@ def find_checkpoint(word: str, settings: Resolved) -> Path:
         f"{near_miss(word, _known_runs(settings.state_dir))}",
         hint=f"`{command('runs')}` lists the known ones",
     )
+
+
+def _with_key(word: str, settings: Resolved) -> str:
+    """Let `night --run-key x` mean the run that `night.yaml --run-key x` made, never another in silence."""
+    key = settings.run_key
+    if key is None or settings.origins["run_key"] != "flag" or word.endswith(f"@{key}"):
+        return word
+    if "@" in word:
+        raise UsageError(
+            f"run {word} has another key than --run-key {key}",
+            hint="name the run as it is, without --run-key",
+        )
+    return f"{word}@{key}"
 
 
 def of_run(run: str, path: Path) -> Path:

@@ -35,7 +35,7 @@ CLASS_OF = {
 }
 """A batch's state as users see it; a split batch stands for no device."""
 COLUMNS = tuple(item.name for item in fields(Receipt))
-_values = attrgetter(*COLUMNS)
+_shared = attrgetter(*COLUMNS[1:])
 FORMATS = ("text", "json", "jsonl", "csv")
 _DANGEROUS = ("=", "+", "-", "@", "'", "\t", "\r")
 
@@ -127,8 +127,13 @@ def _csv(rows: Iterable[Receipt], write: Callable[[str], object]) -> int:
     writer = csv.writer(buffer, lineterminator="\n")
     writer.writerow(COLUMNS)
     count = 0
+    last: tuple[object, ...] = ()
+    cells: list[object] = []
     for count, row in enumerate(rows, 1):
-        writer.writerow([_cell(value) for value in _values(row)])
+        shared = _shared(row)
+        if shared != last:  # the devices of a batch differ in their id alone
+            last, cells = shared, [_cell(value) for value in shared]
+        writer.writerow([_cell(row.device_id), *cells])
         if count % 1_000 == 0:
             write(buffer.getvalue())
             buffer.seek(0)

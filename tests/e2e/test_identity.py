@@ -48,6 +48,23 @@ def test_resume_refuses_another_endpoint(site: Site, emulate: Emulators) -> None
     assert (len(service.calls), other.calls) == (1, [])
 
 
+def test_a_run_key_names_the_run_to_resume(site: Site, emulate: Emulators) -> None:
+    """What `--run-key` made, `--run-key` finds; it never resumes the run of another key in silence."""
+    service = emulate(60)
+    manifest = site.manifest(site.ids(60))
+    assert site.run(manifest, service, "--limit", 10).code == 0
+    assert site.run(manifest, service, "--limit", 20, "--run-key", "again").code == 0
+    refused = site.do("resume", "fleet@other", "--run-key", "again", "--json")
+    assert (refused.code, refused.err.count("\n"), len(service.calls)) == (2, 1, 3)
+    unknown = site.do("resume", "fleet", "--run-key", "never", "--json")
+    assert (unknown.code, unknown.err.count("\n"), len(service.calls)) == (2, 1, 3)
+    for word in ("fleet", "fleet@again"):
+        done = site.checked(site.do("resume", word, "--run-key", "again", "--json"))
+        assert (done.code, done.summary["run"], done.summary["accepted"]) == (0, "fleet@again", 60)
+    settled = site.do("reconcile", "fleet", "--run-key", "again", "--json")
+    assert (settled.code, settled.summary["run"]) == (0, "fleet@again"), settled.err
+
+
 def test_a_lost_checkpoint_is_rebuilt_inside_the_window(site: Site, emulate: Emulators) -> None:
     """All up to the registry's mark is in doubt and asked again by its token: exit 0, nobody twice."""
     service = emulate(400, latency_s=0.02)

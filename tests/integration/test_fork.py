@@ -114,7 +114,7 @@ def test_a_child_does_not_free_its_parents_lock(tmp_path: Path) -> None:
 
 
 def test_a_copy_of_a_lock_in_a_process_that_is_being_started_holds_nothing(tmp_path: Path) -> None:
-    """Between its fork and its first instruction it has every file of ours, and no hook of ours runs there."""
+    """Between its fork and its first instruction it has all our files, and no hook of ours runs there."""
     lock = tmp_path / "run.lock"
     locks = Locks([lock])
     locks.take()
