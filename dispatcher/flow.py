@@ -186,7 +186,10 @@ class Flow:
     async def _next(self) -> Flight | None:
         """Wait in line for a slot, a batch and its permit; None when the phase is over."""
         async with self._sender.gate:
-            while await self._admission.slot() and (flight := self._at_hand() or await self._take()):
+            while await self._admission.slot():
+                flight = self._at_hand() or await self._take()
+                if flight is None:
+                    return None
                 try:
                     if await self._sender.permit(flight):
                         return flight

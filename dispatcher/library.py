@@ -21,7 +21,7 @@ from dispatcher.clock import SystemClock
 from dispatcher.errors import DispatcherError, UsageError
 from dispatcher.intent import Intent
 from dispatcher.listening import Listeners
-from dispatcher.locate import find_checkpoint
+from dispatcher.locate import find_checkpoint, named
 from dispatcher.model import Command, Summary
 from dispatcher.prepare import Preparation
 from dispatcher.preview import Preview, preview
@@ -117,7 +117,7 @@ class Dispatcher:
         self._check_place()
         settings = self._settings.resolve()
         path = find_checkpoint(run, settings)
-        with _about(path.stem if run == str(path) else run):
+        with _about(path.stem if run == str(path) else named(run, settings)):
             stored = Preparation(settings, now=self._clock.wall)
             prepared = await _in_thread(lambda: stored.of_checkpoint(path), undo=_give_back)
         plan = prepared.plan
@@ -255,7 +255,7 @@ class Dispatcher:
             with _about(intent.run):
                 return await asyncio.to_thread(recovery.of_intent, intent), settings
         path = find_checkpoint(run, settings)
-        with _about(path.stem if run == str(path) else run):
+        with _about(path.stem if run == str(path) else named(run, settings)):
             found = await asyncio.to_thread(recovery.of_stored, path)
         plan = found.plan
         return found, self._settings.resolve(command=Command(plan.command), stored=plan.limits)

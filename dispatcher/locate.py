@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from dispatcher.settings import Resolved
 
 _RUN = re.compile(f"{NAME_PATTERN}(@{NAME_PATTERN})?", re.ASCII)
+_MANIFESTS = (".yaml", ".yml", ".toml", ".json")
 """A run's id; any other word can only be a path."""
 
 
@@ -125,12 +126,11 @@ def find_checkpoint(word: str, settings: Resolved) -> Path:
     """Find what `RUN|CHECKPOINT` means: a file, else a run of the registry, else of the state folder."""
     if settings.checkpoint is not None and settings.origins["checkpoint"] == "flag":
         if settings.checkpoint.exists():
-            return settings.checkpoint
+            return _of_key(settings.checkpoint, settings)
         raise CheckpointError(f"there is no checkpoint at {settings.checkpoint}", hint="name where it is")
-    looks_like_path = os.sep in word or word.endswith(".db")
-    if looks_like_path and _exists(word):
-        return Path(word).absolute()
-    word = _with_key(word, settings)
+    if _is_path(word) and _exists(word):
+        return _of_key(Path(word).absolute(), settings)
+    word = named(word, settings)
     if _RUN.fullmatch(word):
         record = Registry(settings.state_dir).get(word)
         if record is not None and Path(record.checkpoint).exists():
@@ -151,10 +151,13 @@ def find_checkpoint(word: str, settings: Resolved) -> Path:
     )
 
 
-def _with_key(word: str, settings: Resolved) -> str:
-    """Let `night --run-key x` mean the run that `night.yaml --run-key x` made, never another in silence."""
-    key = settings.run_key
-    if key is None or settings.origins["run_key"] != "flag" or word.endswith(f"@{key}"):
+def named(word: str, settings: Resolved) -> str:
+    """Let `night --run-key x` mean the run that `night.yaml --run-key x` made, never another in silence.
+
+    A flag does so; a key of the environment or the settings file is for manifests: a typed id stands.
+    """
+    key = _key(settings)
+    if key is None or _is_path(word) or not _RUN.fullmatch(word) or word.endswith((f"@{key}", *_MANIFESTS)):
         return word
     if "@" in word:
         raise UsageError(
@@ -164,16 +167,42 @@ def _with_key(word: str, settings: Resolved) -> str:
     return f"{word}@{key}"
 
 
-def of_run(run: str, path: Path) -> Path:
-    """Return `path`, but not where another run's file lies there: nobody asked for that one."""
-    plan = None
-    with contextlib.suppress(CheckpointError):  # whoever reads it says what is wrong with it
+def _key(settings: Resolved) -> str | None:
+    return settings.run_key if settings.origins["run_key"] == "flag" else None
+
+
+def _is_path(word: str) -> bool:
+    return os.sep in word or word.endswith(".db")
+
+
+def _of_key(path: Path, settings: Resolved) -> Path:
+    """Return `path`, but not where `--run-key` names another run than is in it."""
+    key, plan = _key(settings), None
+    if key is not None:
+        plan = _plan_at(path)
+    if plan is not None and not plan.run.endswith(f"@{key}"):
+        raise UsageError(
+            f"{path} belongs to run {plan.run}, whose key is not {key}", hint="leave --run-key out"
+        )
+    return path
+
+
+def _plan_at(path: Path) -> Plan | None:
+    """Read a checkpoint's plan; None where it cannot be: whoever opens it next says what is wrong with it."""
+    with contextlib.suppress(CheckpointError):
         reader = SqliteReader.open(path, read_only=True)
         try:
-            plan = reader.plan()
+            return reader.plan()
         finally:
             reader.close()
-    check_run(run, plan, path, hint="put the right file back; if this one is meant, name it by its path")
+    return None
+
+
+def of_run(run: str, path: Path) -> Path:
+    """Return `path`, but not where another run's file lies there: nobody asked for that one."""
+    check_run(
+        run, _plan_at(path), path, hint="put the right file back; if this one is meant, name it by its path"
+    )
     return path
 
 

@@ -294,7 +294,8 @@ class Preparation:
             if now not in (None, then):
                 raise PlanMismatch(
                     f"run {plan.run} was planned for {what} {then or 'of AWS'}, not {now}",
-                    hint=f"resume it without that (origin: {asked.origins[what]}), or give another --run-key",
+                    hint=f"resume it without that (origin: {asked.origins[what]}),"
+                    " or run its manifest with another --run-key",
                 )
 
     # both

@@ -124,5 +124,5 @@ async def check_account(expected: str | None, run: str, transport: Transport) ->
     if account is not None and expected is not None and account != expected:
         raise PlanMismatch(
             f"these credentials are of account {account}, run {run} belongs to {expected}",
-            hint="use the credentials it began with (--profile), or another --run-key",
+            hint="use the credentials it began with (--profile), or run the manifest with another --run-key",
         )

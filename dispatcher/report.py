@@ -35,7 +35,7 @@ CLASS_OF = {
 }
 """A batch's state as users see it; a split batch stands for no device."""
 COLUMNS = tuple(item.name for item in fields(Receipt))
-_shared = attrgetter(*COLUMNS[1:])
+_shared = attrgetter(*(name for name in COLUMNS if name != "device_id"))
 FORMATS = ("text", "json", "jsonl", "csv")
 _DANGEROUS = ("=", "+", "-", "@", "'", "\t", "\r")
 

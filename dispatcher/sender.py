@@ -93,10 +93,10 @@ class Sender:
 
     async def permit(self, flight: Flight) -> bool:
         """Take a slot's permit for `flight`, as the gate's holder; False when interrupted or too late."""
-        if not self.may_send(flight):
-            return False
         if self._is_claimed_long_ago(flight):
             await self._check_lease(flight)
+        if not self.may_send(flight):  # after the look at the lease, which waits for the disk
+            return False
         wait_s = self._admission.reserve()
         if wait_s > 0.0 and not (await self._admission.wait(wait_s) and await self._may_still_send(flight)):
             return False
@@ -229,7 +229,7 @@ class Sender:
             if self._account is not None:
                 self.failure = self.failure or PlanMismatch(
                     f"a task was created in account {account}, but this run belongs to {self._account}",
-                    hint="use the credentials the run began with, or another --run-key",
+                    hint="use the credentials the run began with, or run the manifest with another --run-key",
                 )
                 self._on_change()
             else:
@@ -244,7 +244,7 @@ class Sender:
             return None
         account = account_of(arn)
         if account is not None and account == self._account:
-            self._our_arns = arn[: arn.index(f":{account}:") + len(account) + 2]  # the rest need no look
+            self._our_arns = ":".join(arn.split(":", 5)[:5]) + ":"  # the rest need not be taken apart
             return None
         return account
 

@@ -8,6 +8,7 @@ it over is the operator's decision.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import socket
@@ -139,11 +140,12 @@ class Locks:
         Not by closing them alone: a process that is being started elsewhere holds copies until it runs.
         """
         for fd in self._fds:
-            fcntl.flock(fd, fcntl.LOCK_UN)
+            with contextlib.suppress(OSError):  # of a network file system: closing has to do
+                fcntl.flock(fd, fcntl.LOCK_UN)
         self.disown()
 
     def disown(self) -> None:
-        """In a forked child: close them, which unlocks nothing of the parent's."""
+        """Close them, which in a forked child unlocks nothing of the parent's."""
         for fd in self._fds:
             os.close(fd)
         self._fds.clear()

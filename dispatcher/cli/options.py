@@ -45,7 +45,7 @@ _RUN_OPTIONS = (
         type=FILE,
         help="The run's file; default: RUN.db in the state folder.",
     ),
-    click.option("--run-key", metavar="KEY", help="Makes this another run of the same manifest."),
+    click.option("--run-key", metavar="KEY", help="Another run of the same manifest, NAME@KEY."),
     click.option("--rate", "rate_per_s", metavar="N", help="Ceiling in calls per second."),
     click.option("--share", metavar="PART", help="Use this part of the rate found; 0.5 is half."),
     click.option("--burst", metavar="N", help="Calls that may leave at once after a pause."),

@@ -192,7 +192,7 @@ class CredentialKeeper:
             self.account = self.account or found.account
             return
         words = f"the credentials were renewed for account {found.account}, not {self.account} as before"
-        hint = "use the credentials the run began with, or another --run-key"
+        hint = "use the credentials the run began with, or run the manifest with another --run-key"
         self.refusal = PlanMismatch(words, hint=hint)
         self._due_at = self._dead_at = -math.inf
         raise NoCredentials(words, hint=hint)

@@ -58,6 +58,14 @@ def test_a_run_key_names_the_run_to_resume(site: Site, emulate: Emulators) -> No
     assert (refused.code, refused.err.count("\n"), len(service.calls)) == (2, 1, 3)
     unknown = site.do("resume", "fleet", "--run-key", "never", "--json")
     assert (unknown.code, unknown.err.count("\n"), len(service.calls)) == (2, 1, 3)
+    path = site.state / "fleet.db"
+    for arguments in ([path], ["fleet@again", "--checkpoint", path], [site.state / "no.db"], ["no.yaml"]):
+        other = site.do("resume", *arguments, "--run-key", "again", "--json")
+        assert (other.code, other.err.count("\n"), len(service.calls)) == (2, 1, 3), other.err
+        assert "no.yaml@" not in other.err
+        assert "no.db@" not in other.err
+    elsewhere = site.do("resume", "fleet", "--run-key", "again", "--region", "eu-west-1", "--json")
+    assert (elsewhere.code, elsewhere.summary["run"], len(service.calls)) == (4, "fleet@again", 3)
     for word in ("fleet", "fleet@again"):
         done = site.checked(site.do("resume", word, "--run-key", "again", "--json"))
         assert (done.code, done.summary["run"], done.summary["accepted"]) == (0, "fleet@again", 60)

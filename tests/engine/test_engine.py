@@ -476,6 +476,25 @@ def test_a_machine_that_slept_checks_its_lease_before_a_first_send(bench: Make) 
     assert checks
 
 
+def test_a_window_that_closed_while_the_lease_was_looked_at_sends_nothing(bench: Make) -> None:
+    """The look waits for the disk: a retry whose permit is there at once is judged by the time after it."""
+    made = bench(10, fate=lambda *_: LOST)
+    look = made.checkpoint.check_lease
+    sent: list[int] = []
+
+    def check_lease(*, now: float) -> None:
+        look(now=now)
+        sent.append(len(made.service.calls))
+        made.clock.skew_s += 3600  # the disk stalled, or the machine slept, in here
+
+    made.checkpoint.check_lease = check_lease
+    summary, _ = made.go(max_attempts=50)
+    made.check(summary)
+    assert summary.counts.in_doubt == 10
+    assert sent
+    assert set(sent) == {len(made.service.calls)}
+
+
 def test_limit_is_judged_by_how_it_ends(bench: Make) -> None:
     """A doubt that the final pass settles is no reason for exit 1."""
     made = bench(100, fate=lambda number, *_: FAULT if number == 1 else None)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
 import signal
 import subprocess
@@ -123,6 +125,23 @@ def test_a_copy_of_a_lock_in_a_process_that_is_being_started_holds_nothing(tmp_p
     assert not is_locked(lock)
     for fd in copies:
         os.close(fd)
+
+
+def test_a_lock_that_cannot_be_dropped_is_closed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network file system may fail there: closing has to do, and nothing is raised."""
+    paths = [tmp_path / "run.lock", tmp_path / "other.lock"]
+    locks = Locks(paths)
+    locks.take()
+    real = fcntl.flock
+
+    def flock(fd: int, what: int) -> None:
+        if what == fcntl.LOCK_UN:
+            raise OSError(errno.EIO, "Input/output error")
+        real(fd, what)
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    locks.release()
+    assert [is_locked(path) for path in paths] == [False, False]
 
 
 def test_a_checkpoint_is_refused_in_a_child(tmp_path: Path) -> None:

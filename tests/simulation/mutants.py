@@ -118,8 +118,8 @@ def success_without_task_id() -> list[Patch]:
     """a 200 without a task id is accepted"""
     real = aiobotocore.success
 
-    def success(response: Any) -> Answer:
-        return real({"taskId": "st-0000000000000000", **response})
+    def success(task_id: object, task_arn: object) -> Answer:
+        return real(task_id or "st-0000000000000000", task_arn)
 
     return [(aiobotocore, "success", success)]
 
@@ -309,6 +309,24 @@ def window_is_checked_before_the_wait() -> list[Patch]:
             return False
         await self._check_lease(flight)
         if not await self._admission.permit():
+            return False
+        self._admission.depart()
+        return True
+
+    return [(sender.Sender, "permit", permit)]
+
+
+@mutant
+def window_is_checked_before_the_lease() -> list[Patch]:
+    """the window is not looked at again after the look at the lease"""
+
+    async def permit(self: Any, flight: Any) -> bool:
+        if not self.may_send(flight):
+            return False
+        if self._is_claimed_long_ago(flight):
+            await self._check_lease(flight)
+        wait_s = self._admission.reserve()
+        if wait_s > 0.0 and not (await self._admission.wait(wait_s) and await self._may_still_send(flight)):
             return False
         self._admission.depart()
         return True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import asyncio
+import inspect
 import os
 import random
 import socket
@@ -76,6 +77,21 @@ def test_every_planted_bug_is_caught(name: str) -> None:
     known = hunt(name, first=CAUGHT_AT.get(name, 1) - 1, limit=1)
     caught = known if known.seeds else hunt(name, limit=MAX_SEEDS)  # the code has changed since
     assert caught.seeds is not None
+
+
+@pytest.mark.parametrize("name", sorted(MUTANTS))
+def test_a_planted_bug_is_called_as_the_real_thing_is(name: str) -> None:
+    """One that only raises for its arguments would be caught too, and prove nothing."""
+    for where, what, stand_in in MUTANTS[name][1]():
+        real = where[what] if isinstance(where, dict) else inspect.getattr_static(where, what)
+        if inspect.isfunction(real) and inspect.isfunction(stand_in):
+            takes = inspect.signature(stand_in)
+            if not any(one.kind is one.VAR_POSITIONAL for one in takes.parameters.values()):
+                assert positional(takes) == positional(inspect.signature(real)), what
+
+
+def positional(signature: inspect.Signature) -> int:
+    return sum(one.kind is one.POSITIONAL_OR_KEYWORD for one in signature.parameters.values())
 
 
 def test_a_failing_scenario_shrinks_to_what_matters() -> None:

@@ -85,6 +85,15 @@ def test_a_used_up_quota_pauses_the_lane() -> None:
     assert feed(policy, Kind.ACCEPTED) is LaneState.OPEN
 
 
+def test_no_patience_at_all_still_lets_good_answers_pass() -> None:
+    """`patience_s: 0` stops at the first answer that is not good, and not at one that is."""
+    policy = lane(patience_s=0.0)
+    policy.observe(Answer(kind=Kind.ACCEPTED), 101.0)
+    assert policy.state is LaneState.OPEN
+    policy.observe(Answer(kind=Kind.THROTTLED), 101.5)
+    assert policy.state is LaneState.STOPPED
+
+
 @pytest.mark.parametrize("kind", [Kind.THROTTLED, Kind.BARE_THROTTLE, Kind.QUOTA, *FAULTS])
 def test_patience_counts_from_the_last_good_answer(kind: Kind) -> None:
     """Throttle, quota and fault do not renew it; the reason names the limit and the last answer."""
