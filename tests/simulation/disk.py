@@ -139,6 +139,7 @@ class Disk:
     is_paused: bool = False
     """Set while whoever checks looks: that is no I/O of the code under test."""
     _due: dict[int, tuple[Failure, bool]] = field(default_factory=dict)
+    _meanwhile: dict[int, Callable[[], None]] = field(default_factory=dict)
     _lasting: Failure | None = None
     _now: dict[str, _Node] = field(default_factory=dict)
     _durable: dict[str, _Node] = field(default_factory=dict)
@@ -156,9 +157,14 @@ class Disk:
         """Let the `nth` I/O from now on (1 is the next) fail; with `lasting`, all that could after it too."""
         self._due[len(self.trace) + nth] = failure, lasting
 
+    def at(self, nth: int, meanwhile: Callable[[], None]) -> None:
+        """Let something come about within the `nth` I/O from now on (1 is the next), which succeeds."""
+        self._meanwhile[len(self.trace) + nth] = meanwhile
+
     def heal(self) -> None:
         """Fail nothing more."""
         self._due.clear()
+        self._meanwhile.clear()
         self._lasting = None
 
     def kill(self, owner: object = None) -> None:
@@ -247,6 +253,8 @@ class Disk:
         if self.is_paused:
             return None
         self.trace.append(Io(kind, path.removeprefix(self._prefix)))
+        if meanwhile := self._meanwhile.pop(len(self.trace), None):
+            meanwhile()
         failure, lasting = self._due.pop(len(self.trace), (self._lasting, False))
         if lasting:
             self._lasting = failure

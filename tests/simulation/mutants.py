@@ -316,24 +316,6 @@ def window_is_checked_before_the_wait() -> list[Patch]:
     return [(sender.Sender, "permit", permit)]
 
 
-@mutant
-def window_is_checked_before_the_lease() -> list[Patch]:
-    """the window is not looked at again after the look at the lease"""
-
-    async def permit(self: Any, flight: Any) -> bool:
-        if not self.may_send(flight):
-            return False
-        if self._is_claimed_long_ago(flight):
-            await self._check_lease(flight)
-        wait_s = self._admission.reserve()
-        if wait_s > 0.0 and not (await self._admission.wait(wait_s) and await self._may_still_send(flight)):
-            return False
-        self._admission.depart()
-        return True
-
-    return [(sender.Sender, "permit", permit)]
-
-
 # Admission
 
 

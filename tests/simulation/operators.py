@@ -279,6 +279,8 @@ class Operators:
         self._world.arrive()  # what is on its way does not sleep
         self._world.slept_s += item.value
 
+    _at_sleep_io = _at_sleep
+
     def _at_jump(self, item: Item, process: Process) -> None:
         process.host.skew_s += item.value
         self._world.has_turned_back |= item.value < 0

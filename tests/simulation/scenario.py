@@ -28,8 +28,10 @@ WINDOWS = (
     "expired",
 )
 """What may befall every call for a while."""
+SLEEP_IO = "sleep_io"
+"""A machine that sleeps within an I/O: what was looked at before it is of long ago after it."""
 MOMENTS = ("kill_step", "kill_io", "power_io", "power_step", "drain", "stop", "takeover", "sleep", "jump",
-           "second", "backup", "stall", "io_eio", "io_enospc", "io_short", "disk_full")  # fmt: skip
+           "second", "backup", "stall", "io_eio", "io_enospc", "io_short", "disk_full", SLEEP_IO)  # fmt: skip
 """What may befall a process while it runs, or an operator may do meanwhile."""
 BETWEEN = ("gap", "days", "window_passes", "edit", "reorder", "lose", "stale", "move", "move_fresh",
            "move_stale", "limits", "limit", "resume", "power")  # fmt: skip
@@ -93,7 +95,8 @@ def draw(seed: int) -> Scenario:
     """Draw the scenario of a seed; only a random subset of what can go wrong does (swarm testing)."""
     rng = random.Random(f"scenario-{seed}")
     devices = rng.choice((1, 7, 10, rng.randint(5, 60), rng.randint(20, 200)))
-    swarm = {name for name in (*CALL_FAULTS, *WINDOWS, *MOMENTS, *BETWEEN) if rng.random() < 0.3}
+    kinds = (*CALL_FAULTS, *WINDOWS, *(what for what in MOMENTS if what != SLEEP_IO), *BETWEEN)
+    swarm = {name for name in kinds if rng.random() < 0.3}
     if rng.random() < 0.15:
         swarm = set()
     if swarm & {"stale", "move_stale"}:
@@ -126,6 +129,8 @@ def draw(seed: int) -> Scenario:
         *_moments(rng, sorted(swarm & set(MOMENTS)), lives, is_tight=is_tight),
         *_between(rng, sorted(swarm & set(BETWEEN)), lives, token_window_s),
     ]
+    if not swarm & {"lose", "stale"}:  # a rebuilt checkpoint needs its window
+        items += _sleeps(random.Random(f"sleep-{seed}"), lives)
     return Scenario(
         seed=seed,
         devices=devices,
@@ -179,6 +184,17 @@ def _moments(rng: random.Random, kinds: list[str], lives: int, *, is_tight: bool
                 value = rng.choice((5.0, 700.0, 4000.0) if is_tight else (-700.0, -5.0, 5.0, 700.0, 4000.0))
             items.append(Item("moment", what, life, at, value))
     return items
+
+
+def _sleeps(rng: random.Random, lives: int) -> list[Item]:
+    """One seed in four has a machine that sleeps within I/Os of one process."""
+    if rng.random() >= 0.25:
+        return []
+    life, many = rng.randrange(lives), rng.choice((100, 300, 1000))
+    return [
+        Item("moment", SLEEP_IO, life, rng.randint(10, many), rng.choice((15.0, 4000.0, 4000.0)))
+        for _ in range(rng.choice((1, 3)))
+    ]
 
 
 def _between(rng: random.Random, kinds: list[str], lives: int, token_window_s: float) -> list[Item]:

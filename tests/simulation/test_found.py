@@ -9,14 +9,16 @@ import pytest
 
 from dispatcher.checkpoint.sqlite import SqliteCheckpoint
 from dispatcher.errors import CheckpointIo, DispatcherError
+from dispatcher.flight import Flight
 from dispatcher.intent import Intent
 from dispatcher.manifest import InventorySpec, Manifest
 from dispatcher.model import Command
 from dispatcher.prepare import Preparation
+from dispatcher.sender import Sender
 from dispatcher.settings import Settings
 from tests.simulation.disk import Disk, Failure
-from tests.simulation.runs import run_scenario
-from tests.simulation.scenario import Item, Scenario
+from tests.simulation.runs import Result, run_scenario
+from tests.simulation.scenario import SLEEP_IO, Item, Scenario
 
 LIMITS = {
     "rate_per_s": 10.0, "burst": 1, "max_in_flight": 4, "attempt_timeout_s": 2.0, "max_attempts": 2,
@@ -81,6 +83,38 @@ def test_a_holder_that_slept_over_its_claim_looks_at_the_lease() -> None:
             scenario(Item("moment", "takeover", 0, at=at_s, value=100.0), lives=1, devices=200)
         )
         assert found.broken == []
+
+
+def slept_within(io: int) -> Result:
+    """Lose seven replies to one batch, so that its lease is looked at often; sleep within an I/O."""
+    lost = (Item("call", "lost_reply", at=call) for call in range(1, 8))
+    made = scenario(*lost, Item("moment", SLEEP_IO, 0, at=io, value=4000.0), lives=1)
+    limits = {**LIMITS, "max_attempts": 20, "rate_per_s": 100.0, "burst": 10}
+    return run_scenario(replace(made, limits=limits))
+
+
+def test_a_machine_that_sleeps_within_any_io_sends_nothing_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The look at the lease takes an I/O: the token's window is looked at after it, and not before."""
+    ios = 0
+    while f"moment: {SLEEP_IO}" in (found := slept_within(ios + 1)).reached:
+        assert found.broken == []
+        ios += 1
+    assert ios > 100
+
+    async def permit(self: Sender, flight: Flight) -> bool:
+        """Do so in the wrong order: that must show."""
+        if not self.may_send(flight):
+            return False
+        if self._is_claimed_long_ago(flight):
+            await self._check_lease(flight)
+        wait_s = self._admission.reserve()
+        if wait_s > 0.0 and not (await self._admission.wait(wait_s) and await self._may_still_send(flight)):
+            return False
+        self._admission.depart()
+        return True
+
+    monkeypatch.setattr(Sender, "permit", permit)
+    assert any(slept_within(io).broken for io in range(ios, 0, -1))
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # apsw, closing by force

@@ -262,8 +262,8 @@ def _check_doubt(world: World, rows: dict[str, tuple[str, Any]]) -> None:
     witness = world.witness
     names = {item.what for item in world.scenario.items}
     unsettleable = names & {
-        "window_passes", "days", "sleep", "jump", "stop", "takeover", "mismatch", "vanish", "edit", "gap",
-        "lose", "stale", "stall",
+        "window_passes", "days", "sleep", "sleep_io", "jump", "stop", "takeover", "mismatch", "vanish",
+        "edit", "gap", "lose", "stale", "stall",
     }  # fmt: skip
     span_s = world.true_s() - 1_800_000_000.0
     made = {task.client_token for task in world.service.tasks.in_order}

@@ -35,7 +35,7 @@ from tests.simulation.disk import Disk, Failure, Killed
 from tests.simulation.guard import sealed
 from tests.simulation.loop import PROCESS, Stuck, VirtualTimeLoop
 from tests.simulation.operators import Operators
-from tests.simulation.scenario import FAULTS_OF_IO, Item, Scenario
+from tests.simulation.scenario import FAULTS_OF_IO, SLEEP_IO, Item, Scenario
 from tests.simulation.wire_network import WireNetwork, installed
 from tests.simulation.wire_transport import open_transport
 from tests.simulation.witness import Witness
@@ -355,6 +355,8 @@ class World:
                 self.count("moment", item.what)
                 failure = Failure(FAULTS_OF_IO[item.what])
                 self.disk.fail(int(item.at), failure, lasting=item.what == "disk_full")
+            elif item.what == SLEEP_IO:
+                self.disk.at(int(item.at), lambda item=item: self.operators.moment(item, process))
             elif item.what.endswith("_io"):
                 self.count("moment", item.what)
                 self._power_at_kill = item if item.what == "power_io" else None
