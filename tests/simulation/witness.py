@@ -91,9 +91,10 @@ class Witness:
         removed = [device for device in found.targets if device not in self.allowed]
         if removed:
             self.breaks(8, f"{removed[0]} was sent after it was taken out of the manifest")
-        if token in self.told and process.overtaken_s is None:
+        knows = process.overtaken_s is None  # who was overtaken does not yet know what the other one learnt
+        if token in self.told and knows:
             self.breaks(8, f"batch {token[:8]} was sent again after it was told as accepted")
-        if token in self.mismatched and not world.is_amnesiac and not world.operators.has_lost:
+        if token in self.mismatched and knows and not world.is_amnesiac and not world.operators.has_lost:
             self.breaks(1, f"batch {token[:8]} was sent again, which only a reconcile may settle")
         doubtful = [old.true_s for old in self.by_token.get(token, ()) if old.may_have_created]
         if doubtful and not world.has_turned_back:
