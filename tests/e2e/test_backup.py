@@ -37,7 +37,7 @@ def names(folder: Path) -> list[str]:
 def test_beside_a_live_run_and_gone_on_from(site: Site, emulate: Emulators) -> None:
     """Copies taken while batches settle are whole; the last one, put back, resumes without a second task."""
     service = emulate(3_000, latency_s=0.05)
-    manifest = site.manifest(site.ids(3_000), limits={"rate_per_s": 100})
+    manifest = site.manifest(site.ids(3_000), limits={"rate_per_s": 40})
     process = site.start_run(manifest, service)
     copies = []
     for number in range(5):

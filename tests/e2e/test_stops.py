@@ -92,18 +92,18 @@ def test_two_runners_from_the_start(site: Site, emulate: Emulators) -> None:
 
 def test_a_run_shows_itself_while_it_is_live(site: Site, emulate: Emulators) -> None:
     """`status`, `report` and `runs` read beside a runner, and the classes sum at every moment."""
-    service = emulate(600, latency_s=0.05)
-    manifest = site.manifest(site.ids(600), limits={"rate_per_s": 20, "burst": 5})
+    service = emulate(3_000, latency_s=0.05)
+    manifest = site.manifest(site.ids(3_000), limits={"rate_per_s": 20, "burst": 5})
     process = site.start_run(manifest, service)
     site.wait_until(lambda: len(service.calls) > 8)
     status = site.do("status", "fleet", "--json").summary
     assert status["state"] == "running"
-    assert status["devices"] == 600
-    assert sum(status[name] for name in ("accepted", "rejected", "in_doubt", "pending", "cancelled")) == 600
-    assert 0 < status["accepted"] < 600
+    assert status["devices"] == 3_000
+    assert sum(status[name] for name in ("accepted", "rejected", "in_doubt", "pending", "cancelled")) == 3_000
+    assert 0 < status["accepted"] < 3_000
     assert 5 < status["rate_per_s"] < 45
     rows = site.receipts()
-    assert len(rows) == 600
+    assert len(rows) == 3_000
     assert status["accepted"] <= sum(row["state"] == "accepted" for row in rows)
     assert site.do("status", str(site.checkpoint)).code == 0
     assert "fleet" in site.do("runs").out
