@@ -88,8 +88,7 @@ class Admission:
     def arrive(self) -> None:
         """Count a call that is back, or was given up."""
         self.in_flight -= 1
-        if self._waiter is not None:  # seldom: spares a call
-            self._wake()
+        self._wake()
 
     def refund(self) -> None:
         """Return a permit that was not used after all."""

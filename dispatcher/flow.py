@@ -176,7 +176,7 @@ class Flow:
             if flight.turn is not None:
                 flight.end_turn(answer)
             elif (verdict := self.verdict(flight, answer)) is Verdict.ACCEPT:
-                self._accept(flight)
+                self._accept(flight)  # nearly always, and nothing to wait for
                 self._done()
             else:
                 await self._digest(flight, verdict)

@@ -14,13 +14,13 @@ from dispatcher.errors import CheckpointError, PlanMismatch, UsageError
 from dispatcher.hints import command, resume
 from dispatcher.manifest import NAME_PATTERN
 from dispatcher.manifest_schema import near_miss
+from dispatcher.manifest_text import SUFFIXES
 
 if TYPE_CHECKING:
     from dispatcher.checkpoint.base import Plan, Stored
     from dispatcher.settings import Resolved
 
 _RUN = re.compile(f"{NAME_PATTERN}(@{NAME_PATTERN})?", re.ASCII)
-_MANIFESTS = (".yaml", ".yml", ".toml", ".json")
 """A run's id; any other word can only be a path."""
 
 
@@ -157,7 +157,7 @@ def named(word: str, settings: Resolved) -> str:
     A flag does so; a key of the environment or the settings file is for manifests: a typed id stands.
     """
     key = _key(settings)
-    if key is None or _is_path(word) or not _RUN.fullmatch(word) or word.endswith((f"@{key}", *_MANIFESTS)):
+    if key is None or _is_path(word) or not _RUN.fullmatch(word) or word.endswith((f"@{key}", *SUFFIXES)):
         return word
     if "@" in word:
         raise UsageError(

@@ -283,3 +283,5 @@ def _read_toml(text: str, source: str) -> Tree:
 
 
 _READERS = {".yaml": _read_yaml, ".yml": _read_yaml, ".json": _read_json, ".toml": _read_toml}
+SUFFIXES = tuple(_READERS)
+"""How the name of a manifest's file ends."""

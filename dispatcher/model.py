@@ -107,32 +107,19 @@ class Kind(enum.Enum):
     Policy reads the facts, never a status or a string.
     """
 
-    # 200 with a task id
-    ACCEPTED = "accepted", Created.YES, Pace.OK
-    # 200 with anything else
-    UNREADABLE = "unreadable", Created.UNKNOWN, Pace.FAULT
-    # ThrottlingException with a modelled body
-    THROTTLED = "throttled", Created.NO, Pace.THROTTLE
-    # a 429 or 503 that may be a proxy's
-    BARE_THROTTLE = "bare_throttle", Created.UNKNOWN, Pace.THROTTLE
-    # other 5xx, reset, disconnect, time-out after the first byte left
-    NO_REPLY = "no_reply", Created.UNKNOWN, Pace.FAULT
-    # DNS, connect refused, TLS: nothing was sent
-    UNREACHABLE = "unreachable", Created.NO, Pace.FAULT
-    # Validation or ResourceNotFound
-    POISON = "poison", Created.NO, Pace.OK
-    # ServiceQuotaExceeded
-    QUOTA = "quota", Created.NO, Pace.QUOTA
-    # the token was used with other parameters
-    MISMATCH = "mismatch", Created.UNKNOWN, Pace.OK
-    # 3xx, or a 4xx with no modelled code
-    ODD = "odd", Created.UNKNOWN, Pace.FAULT
-    # AccessDenied, bad credentials, bad signature
-    DENIED = "denied", Created.NO, Pace.FAULT
-    # the service says that the credentials have expired
-    EXPIRED = "expired", Created.NO, Pace.FAULT
-    # none at hand that are valid: nothing was sent
-    NO_CREDENTIALS = "no_credentials", Created.NO, Pace.FAULT
+    ACCEPTED = "accepted", Created.YES, Pace.OK  # 200 with a task id
+    UNREADABLE = "unreadable", Created.UNKNOWN, Pace.FAULT  # 200 with anything else
+    THROTTLED = "throttled", Created.NO, Pace.THROTTLE  # ThrottlingException with a modelled body
+    BARE_THROTTLE = "bare_throttle", Created.UNKNOWN, Pace.THROTTLE  # a 429 or 503 that may be a proxy's
+    NO_REPLY = "no_reply", Created.UNKNOWN, Pace.FAULT  # other 5xx, reset, time-out after the first byte left
+    UNREACHABLE = "unreachable", Created.NO, Pace.FAULT  # DNS, connect refused, TLS: nothing was sent
+    POISON = "poison", Created.NO, Pace.OK  # Validation or ResourceNotFound
+    QUOTA = "quota", Created.NO, Pace.QUOTA  # ServiceQuotaExceeded
+    MISMATCH = "mismatch", Created.UNKNOWN, Pace.OK  # the token was used with other parameters
+    ODD = "odd", Created.UNKNOWN, Pace.FAULT  # 3xx, or a 4xx with no modelled code
+    DENIED = "denied", Created.NO, Pace.FAULT  # AccessDenied, bad credentials, bad signature
+    EXPIRED = "expired", Created.NO, Pace.FAULT  # the service says that the credentials have expired
+    NO_CREDENTIALS = "no_credentials", Created.NO, Pace.FAULT  # none at hand that are valid: nothing was sent
 
     created: Created
     pace: Pace

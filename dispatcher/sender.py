@@ -93,28 +93,28 @@ class Sender:
 
     async def permit(self, flight: Flight) -> bool:
         """Take a slot's permit for `flight`, as the gate's holder; False when interrupted or too late."""
-        if self._is_claimed_long_ago(flight):
-            await self._check_lease(flight)
-        if not self.may_send(flight):  # after the look at the lease, which waits for the disk
+        if not await self._may_go(flight):
             return False
         wait_s = self._admission.reserve()
-        if wait_s > 0.0 and not (await self._admission.wait(wait_s) and await self._may_still_send(flight)):
-            return False
+        if wait_s > 0.0:
+            if not await self._admission.wait(wait_s):
+                return False
+            try:
+                may_go = await self._may_go(flight)  # the machine may have slept while it waited
+            except BaseException:
+                self._admission.refund()
+                raise
+            if not may_go:
+                self._admission.refund()
+                return False
         self._admission.depart()
         return True
 
-    async def _may_still_send(self, flight: Flight) -> bool:
-        """Look again at what `permit` looked at: the machine may have slept while it waited."""
-        try:
-            if self._is_claimed_long_ago(flight):
-                await self._check_lease(flight)
-            is_open = self.may_send(flight)
-        except BaseException:
-            self._admission.refund()
-            raise
-        if not is_open:
-            self._admission.refund()
-        return is_open
+    async def _may_go(self, flight: Flight) -> bool:
+        """Look at the lease, where the claim is old, and then at the window: the look waits for the disk."""
+        if self._is_claimed_long_ago(flight):
+            await self._check_lease(flight)
+        return self.may_send(flight)
 
     def _is_claimed_long_ago(self, flight: Flight) -> bool:
         """Whether the claim is old, or a clock says that it may be.

@@ -15,13 +15,12 @@ from dispatcher.cli.options import intake_from, run_options, settings_from
 from dispatcher.cli.output import note, result
 from dispatcher.errors import RunInterrupted
 from dispatcher.hints import again
+from dispatcher.manifest_text import SUFFIXES
 
 if TYPE_CHECKING:
     from dispatcher.manifest import Manifest
     from dispatcher.reconciled import Reconciled
     from dispatcher.settings import Settings
-
-MANIFESTS = (".yaml", ".yml", ".toml", ".json")
 
 
 @click.command()
@@ -44,7 +43,7 @@ def reconcile(run: str, *, dry_run: bool, max_pages: int | None, **options: Any)
     from dispatcher.cli.render_reconcile import reconciled_text
 
     what: str | Manifest
-    if run.endswith(MANIFESTS) and Path(run).is_file():
+    if run.endswith(SUFFIXES) and Path(run).is_file():
         settings, what = intake_from(run, options)
     else:
         settings, what = settings_from(options), run

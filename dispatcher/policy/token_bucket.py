@@ -105,12 +105,7 @@ class TokenBucket:
             raise ValueError(
                 f"a cost must be positive and at most the burst of {self._burst!r}, got {cost!r}"
             )
-        stock = self._accrue(now_s)
-        if self._waiting:  # it has left by now, or leaves now
-            stock -= self._waiting
-            self._taken += self._waiting
-            self._waiting = 0.0
-        free = stock - cost
+        free = self._all_left(now_s) - cost
         wait_s = -free / self._rate_per_s
         behind_s = self._as_of_s - now_s  # positive only if the clock stepped back
         if wait_s <= _INSTANT_S:
@@ -125,9 +120,7 @@ class TokenBucket:
         Without it the next reservation assumes the worst, that it left only then, and an idle lane
         may find one permit less than its burst.
         """
-        self._accrue(now_s)
-        self._taken += self._waiting
-        self._waiting = 0.0
+        self._all_left(now_s)
 
     def refund(self, cost: float = 1.0) -> None:
         """Give back the newest reservation, whose call will not leave (cancelled, or asking anew)."""
@@ -147,6 +140,13 @@ class TokenBucket:
         if checked != self._rate_per_s:
             self._rebase(stock)
             self._rate_per_s = checked
+
+    def _all_left(self, now_s: float) -> float:
+        """Move on to `now_s`, when the call that had to wait has left; return the stock."""
+        stock = self._accrue(now_s) - self._waiting
+        self._taken += self._waiting
+        self._waiting = 0.0
+        return stock
 
     def _stock(self) -> float:
         """Permits in the bucket at the latest instant seen, a waiting one included."""

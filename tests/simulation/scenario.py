@@ -95,6 +95,7 @@ def draw(seed: int) -> Scenario:
     """Draw the scenario of a seed; only a random subset of what can go wrong does (swarm testing)."""
     rng = random.Random(f"scenario-{seed}")
     devices = rng.choice((1, 7, 10, rng.randint(5, 60), rng.randint(20, 200)))
+    # Sleeps within an I/O are drawn apart: all else of a seed stays as it was before there were any.
     kinds = (*CALL_FAULTS, *WINDOWS, *(what for what in MOMENTS if what != SLEEP_IO), *BETWEEN)
     swarm = {name for name in kinds if rng.random() < 0.3}
     if rng.random() < 0.15:
