@@ -33,10 +33,12 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 IDS = [f"smd-{i:04d}" for i in range(200)]
+DEADLINE_S = 2.0
+"""Of a call: a busy machine, which runs other tests beside these, must not let one be late by itself."""
 
 
 def manifest(**changes: Any) -> Manifest:
-    limits = Limits(rate_per_s=200, burst=10, max_in_flight=16, attempt_timeout_s=0.5)
+    limits = Limits(rate_per_s=200, burst=10, max_in_flight=16, attempt_timeout_s=DEADLINE_S)
     values: dict[str, Any] = {
         "name": "ops", "command": "reboot", "region": "us-west-2", "inventory": Inventory(targets=IDS),
         "limits": limits,
@@ -65,7 +67,7 @@ def test_a_hook_that_blocks_costs_no_call(tmp_path: Path) -> None:
 
     def hook(event: Event) -> None:
         if sum(isinstance(one, BatchSettled) for one in heard) == 2:
-            time.sleep(1.5)  # the hook's own blocking is what is tested
+            time.sleep(3 * DEADLINE_S)  # the hook's own blocking is what is tested
         heard.append(event)
 
     summary = run_with(hook, tmp_path)
