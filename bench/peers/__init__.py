@@ -43,7 +43,7 @@ BARS = {
     ("dispatcher, wire", BASE): 12,
     ("dispatcher, wire", "boto3, 64 threads"): 20,
     ("dispatcher, wire", "AWS SDK for JavaScript v3"): 10,
-    ("dispatcher, wire", "AWS SDK for Go v2"): 1,
+    ("dispatcher, wire", "Go: net/http and the SDK's signer"): 1,
     ("dispatcher, wire", "AWS SDK for Rust"): 1,
     ("dispatcher, wire, TLS", BASE_TLS): 10,
     ("dispatcher, wire, whole process", BASE): 9,
@@ -137,7 +137,7 @@ def _contestants(options: Options, skipped: dict[str, str]) -> list[Peer]:
     ]
     for name, language, calls in (
         ("AWS SDK for JavaScript v3", "js", some),
-        ("AWS SDK for Go v2", "go", many),
+        ("Go: net/http and the SDK's signer", "go", many),
         ("AWS SDK for Rust", "rust", many),
     ):
         try:
